@@ -1,0 +1,336 @@
+"""Proxies: objects that have a manager's server do everything they are asked to do.
+
+A proxy counts as a reference to its object.  It tells the server so over a connection of its
+own when it is made, and when it goes; calls go over one connection for each thread and server,
+where the order of requests and answers is the order of time.  The server serves such a
+connection by one thread, so that a lock which belongs to a thread here belongs to a thread
+there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+from . import _native, context, process, util
+from ._manager_protocol import (
+    ServerGoneError,
+    Token,
+    ambient_key,
+    ask_server,
+    convert_to_error,
+    dispatch,
+    listener_client,
+    recv_with_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ._manager_protocol import Channel
+
+# What stands for an object of a type that a method returned, for proxies that have no manager
+# to ask: those which came by unpickling or by fork.
+known_proxytypes: dict[str, Any] = {}
+
+_serial = itertools.count()
+
+
+class ProcessLocalSet(set[Any]):
+    """A set that a forked child finds empty."""
+
+    def __init__(self) -> None:
+        util.register_after_fork(self, lambda obj: obj.clear())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+class BaseProxy:
+    """Stands for an object in a manager's server; subclasses give it the object's methods."""
+
+    _exposed_: tuple[str, ...]
+    _method_to_typeid_: dict[str, str]
+
+    # By address: the connections of the threads, and the references that this process has.
+    _address_to_local: dict[Any, tuple[Any, ProcessLocalSet]] = {}
+    _mutex = util.ForkAwareThreadLock()
+
+    def __init__(
+        self,
+        token: Token,
+        serializer: str,
+        manager: Any = None,
+        authkey: bytes | None = None,
+        exposed: Any = None,
+        incref: bool = True,
+        manager_owned: bool = False,
+    ) -> None:
+        with BaseProxy._mutex:
+            local = BaseProxy._address_to_local.get(token.address)
+            if local is None:
+                local = util.ForkAwareLocal(), ProcessLocalSet()
+                BaseProxy._address_to_local[token.address] = local
+        self._tls: Any = local[0]
+        self._idset = local[1]
+        self._token = token
+        self._id = token.id
+        self._manager = manager
+        self._serializer = serializer
+        self._Client = listener_client[serializer][1]
+        # True in the server itself, for a proxy that is inside of another managed object: the
+        # server knows of it, see hold_for_proxy().
+        self._owned_by_manager = manager_owned
+        self._authkey = _effective_key(authkey, manager)
+        if incref:
+            self._incref()
+        util.register_after_fork(self, BaseProxy._after_fork)
+
+    def _connect(self) -> None:
+        util.debug("making connection to manager")
+        name = process.current_process().name
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            name += "|" + thread.name
+        try:
+            conn = self._Client(self._token.address, authkey=self._authkey)
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            error.add_note(f"no manager serves at {self._token.address!r} any more")
+            raise
+        dispatch(conn, None, "accept_connection", (name,))
+        self._tls.connection = conn
+
+    def _hang_up(self) -> None:
+        conn: Channel | None = getattr(self._tls, "connection", None)
+        if conn is not None:
+            del self._tls.connection
+            conn.close()
+
+    def _callmethod(self, methodname: str, args: Any = (), kwds: Mapping[str, Any] = {}) -> Any:
+        """Call a method of the object in the server; what it returns comes back as a copy."""
+        try:
+            conn = self._tls.connection
+        except AttributeError:
+            util.debug("thread %r does not own a connection", threading.current_thread().name)
+            self._connect()
+            conn = self._tls.connection
+        kind, result = self._exchange(conn, (self._id, methodname, args, kwds))
+        if kind == "#RETURN":
+            return result
+        if kind == "#PROXY":
+            return self._proxy_of_result(*result)
+        try:
+            raise convert_to_error(kind, result)
+        finally:
+            # The exception's traceback refers to this frame: without this there is a cycle.
+            del result
+
+    def _exchange(self, conn: Channel, request: Any) -> tuple[str, Any]:
+        try:
+            conn.send(request)
+            kind, result = recv_with_key(conn, self._authkey)
+        except (EOFError, OSError) as error:
+            self._hang_up()
+            if isinstance(error, (EOFError, ConnectionError)) or error.errno is None:
+                raise ServerGoneError(
+                    f"the manager at {self._token.address!r} ended before it answered "
+                    f"{request[1]!r} of a {self._token.typeid!r} object"
+                ) from error
+            raise
+        except Exception:
+            # A request or an answer that can't be pickled: whole messages went, or none.
+            raise
+        except BaseException:
+            # Interrupted in between: the answer, still to come, must not be taken for the next one.
+            self._hang_up()
+            raise
+        return kind, result
+
+    def _proxy_of_result(self, exposed: Any, token: Token) -> Any:
+        if self._manager is not None and token.typeid in self._manager._registry:
+            proxytype = self._manager._registry[token.typeid][-1]
+        else:
+            proxytype = known_proxytypes.get(token.typeid, AutoProxy)
+        # The server may see itself at another address, such as 0.0.0.0.
+        token.address = self._token.address
+        proxy = proxytype(
+            token,
+            self._serializer,
+            manager=self._manager,
+            authkey=self._authkey,
+            exposed=exposed,
+        )
+        # The server counted one reference until the proxy had its own.
+        ask_server(self._Client, token.address, self._authkey, "decref", token.id)
+        return proxy
+
+    def _getvalue(self) -> Any:
+        """A copy of the object."""
+        return self._callmethod("#GETVALUE")
+
+    def _incref(self) -> None:
+        if self._owned_by_manager:
+            util.debug("owned_by_manager skipped INCREF of %r", self._token.id)
+            return
+        ask_server(self._Client, self._token.address, self._authkey, "incref", self._id)
+        util.debug("INCREF %r", self._token.id)
+        reference = (self._id, next(_serial))
+        self._idset.add(reference)
+        self._close = util.Finalize(
+            self,
+            BaseProxy._decref,
+            args=(
+                self._token,
+                self._authkey,
+                self._manager and self._manager._state,
+                self._tls,
+                self._idset,
+                self._Client,
+                reference,
+            ),
+            exitpriority=10,
+        )
+
+    @staticmethod
+    def _decref(
+        token: Token,
+        authkey: bytes,
+        state: Any,
+        tls: Any,
+        idset: ProcessLocalSet,
+        _Client: Any,
+        reference: Any,
+    ) -> None:
+        idset.discard(reference)
+        if state is None or state.value == state.STARTED:
+            try:
+                util.debug("DECREF %r", token.id)
+                ask_server(_Client, token.address, authkey, "decref", token.id)
+            except Exception as error:
+                util.debug("... decref failed %s", error)
+        else:
+            util.debug("DECREF %r -- manager already shutdown", token.id)
+        # This process has nothing there any more, and so no use for this thread's connection.
+        if not idset and hasattr(tls, "connection"):
+            util.debug(
+                "thread %r has no more proxies so closing conn", threading.current_thread().name
+            )
+            tls.connection.close()
+            del tls.connection
+
+    def _after_fork(self) -> None:
+        self._manager = None
+        # A child of the server is a client like any other.
+        self._owned_by_manager = False
+        try:
+            self._incref()
+        except Exception as error:
+            # The manager may have shut down long ago.
+            util.info("incref failed: %s", error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kwds: dict[str, Any] = {}
+        if context.get_spawning_popen() is not None:
+            kwds["authkey"] = self._authkey
+        elif _native.in_transit():
+            # Through the session's own memory, to a process of this program.
+            kwds["authkey"] = bytes(self._authkey)
+        rebuild: Any = type(self)
+        if getattr(self, "_isauto", False):
+            kwds["exposed"] = self._exposed_
+            rebuild = AutoProxy
+        return RebuildProxy, (rebuild, self._token, self._serializer, kwds)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self._getvalue()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} object, typeid {self._token.typeid!r} at {id(self):#x}>"
+
+    def __str__(self) -> str:
+        try:
+            return str(self._callmethod("__repr__"))
+        except Exception:
+            return repr(self)[:-1] + "; '__str__()' failed>"
+
+
+def _effective_key(authkey: bytes | None, manager: Any) -> bytes:
+    if authkey is None:
+        if manager is not None:
+            authkey = manager._authkey
+        else:
+            authkey = ambient_key.authkey or process.current_process().authkey
+    key: bytes = process.AuthenticationString(authkey)
+    return key
+
+
+def RebuildProxy(
+    func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]
+) -> Any:
+    """Unpickle a proxy."""
+    this_process = process.current_process()
+    # A child that is still unpickling its start data does not count its references yet: that is
+    # done for all proxies at once, as after a fork.
+    incref = kwds.pop("incref", True) and not getattr(this_process, "_inheriting", False)
+    server = getattr(this_process, "_manager_server", None)
+    if server is None or server.address != token.address:
+        return func(token, serializer, incref=incref, **kwds)
+    util.debug("Rebuild a proxy owned by manager, token=%r", token)
+    kwds["manager_owned"] = True
+    server.hold_for_proxy(token.id)
+    proxy = func(token, serializer, incref=incref, **kwds)
+    server.release_with(proxy, token.id)
+    return proxy
+
+
+def _forwarder(name: str) -> Callable[..., Any]:
+    def method(self: BaseProxy, /, *args: Any, **kwds: Any) -> Any:
+        return self._callmethod(name, args, kwds)
+
+    method.__name__ = name
+    return method
+
+
+def MakeProxyType(
+    name: str,
+    exposed: Iterable[str],
+    _cache: dict[Any, type[BaseProxy]] = {},  # noqa: B006  (shared by all calls)
+) -> type[Any]:
+    """A proxy class whose methods are the `exposed` ones."""
+    exposed = tuple(exposed)
+    try:
+        return _cache[name, exposed]
+    except KeyError:
+        pass
+    members: dict[str, Any] = {method: _forwarder(method) for method in exposed}
+    members["_exposed_"] = exposed
+    proxytype = _cache[name, exposed] = type(name, (BaseProxy,), members)
+    return proxytype
+
+
+def AutoProxy(
+    token: Token,
+    serializer: str,
+    manager: Any = None,
+    authkey: bytes | None = None,
+    exposed: Any = None,
+    incref: bool = True,
+    manager_owned: bool = False,
+) -> BaseProxy:
+    """A proxy with all the public methods of its object."""
+    authkey = _effective_key(authkey, manager)
+    if exposed is None:
+        client = listener_client[serializer][1]
+        exposed = ask_server(client, token.address, authkey, "get_methods", token)
+    proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
+    proxy: BaseProxy = proxytype(
+        token,
+        serializer,
+        manager=manager,
+        authkey=authkey,
+        incref=incref,
+        manager_owned=manager_owned,
+    )
+    proxy._isauto = True  # type: ignore[attr-defined]
+    return proxy

@@ -1,0 +1,195 @@
+"""Named shared memory: blocks that any process of the machine may attach to by name.
+
+The names and the layout of `ShareableList` are those of the standard library, so that a block made
+by one package is used by the other.  For memory that stays within one program, the objects of the
+session (`Value`, `Array`, large messages) need no name and leave nothing behind.
+
+A mapping is never taken away from under anything that looks into it: where a NumPy array (or any
+other holder of `SharedMemory.buf`) outlives the `SharedMemory` object or its `close()`, the memory
+stays mapped until the array goes as well.
+"""
+
+from __future__ import annotations
+
+import _posixshmem  # type: ignore[import-not-found]
+import mmap
+import os
+import secrets
+import sys
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from . import resource_tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ShareableList", "SharedMemory"]
+
+_USE_POSIX = True
+_O_CREX = os.O_CREAT | os.O_EXCL
+# The shortest limit of a system that we know of.
+_SHM_SAFE_NAME_LENGTH = 14
+_SHM_NAME_PREFIX = "/psm_"
+
+
+def _make_filename() -> str:
+    """A random name for a block."""
+    return _SHM_NAME_PREFIX + secrets.token_hex(
+        (_SHM_SAFE_NAME_LENGTH - len(_SHM_NAME_PREFIX)) // 2
+    )
+
+
+def _map(fd: int, size: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        # The descriptor is ours; a second one inside the mapping would only use up the limit.
+        return mmap.mmap(fd, size, trackfd=False)
+    return mmap.mmap(fd, size)
+
+
+def _references(mapping: mmap.mmap) -> int:
+    return sys.getrefcount(mapping)
+
+
+def _quiet_references() -> int:
+    """The references to a mapping during a close() when nobody looks into it."""
+    holder = SharedMemory.__new__(SharedMemory)
+    holder._mmap = mapping = mmap.mmap(-1, 1)
+    return _references(mapping)
+
+
+def _keep_alive(_mapping: mmap.mmap) -> None:
+    """Called when the last holder of a view is gone; until then, it refers to the mapping."""
+
+
+class SharedMemory:
+    """A block of shared memory: a new one with `create`, otherwise the one that has this name.
+
+    `close()` ends this process's use of the block and `unlink()`, called once by one process, the
+    block itself.  With `track`, a block that nobody unlinked is removed, and complained about, when
+    the program and its children have ended.
+    """
+
+    _name: str | None = None
+    _fd = -1
+    _mmap: mmap.mmap | None = None
+    _buf: memoryview | None = None
+    _flags = os.O_RDWR
+    _mode = 0o600
+    _prepend_leading_slash = True
+    _track = True
+
+    def __init__(
+        self, name: str | None = None, create: bool = False, size: int = 0, *, track: bool = True
+    ) -> None:
+        if not size >= 0:
+            raise ValueError("'size' must be a positive integer")
+        if create:
+            self._flags = _O_CREX | os.O_RDWR
+            if size == 0:
+                raise ValueError("'size' must be a positive number different from zero")
+        if name is None and not self._flags & os.O_EXCL:
+            raise ValueError("'name' can only be None if create=True")
+        self._track = track
+        self._open(name)
+        try:
+            if create:
+                os.ftruncate(self._fd, size)
+            self._size = os.fstat(self._fd).st_size
+            self._mmap = _map(self._fd, self._size)
+        except OSError:
+            if create:
+                # It was not registered yet, so that there is nothing to take back from the tracker.
+                self._track = False
+                self.unlink()
+            raise
+        if track:
+            resource_tracker.register(self._name, "shared_memory")
+        self._buf = memoryview(self._mmap)
+
+    def _open(self, name: str | None) -> None:
+        if name is not None:
+            full_name = "/" + name if self._prepend_leading_slash else name
+            self._fd = _posixshmem.shm_open(full_name, self._flags, mode=self._mode)
+            self._name = full_name
+            return
+        while True:
+            candidate = _make_filename()
+            try:
+                self._fd = _posixshmem.shm_open(candidate, self._flags, mode=self._mode)
+            except FileExistsError:
+                continue
+            self._name = candidate
+            return
+
+    def __del__(self) -> None:
+        # No close(): whoever still has a view of the memory, even through a NumPy array that a
+        # memoryview does not know of, keeps the mapping by the references themselves.
+        self._buf = None
+        self._mmap = None
+        self._close_descriptor()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild: Callable[..., SharedMemory] = type(self)
+        if not self._track:
+            rebuild = partial(rebuild, track=False)
+        return rebuild, (self.name, False, self.size)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, size={self.size})"
+
+    @property
+    def buf(self) -> memoryview:
+        """The memory, as bytes; None once it has been closed."""
+        return self._buf  # type: ignore[return-value]
+
+    @property
+    def name(self) -> str:
+        """The name by which other processes attach to the block."""
+        name = self._name
+        if name is not None and self._prepend_leading_slash:
+            name = name.removeprefix("/")
+        return name  # type: ignore[return-value]
+
+    @property
+    def size(self) -> int:
+        """The size in bytes, which may be more than was asked for."""
+        return self._size
+
+    def close(self) -> None:
+        """End the use of the block in this process.
+
+        BufferError where parts of `buf` are still in use.  Arrays that were built upon `buf`
+        without taking part in Python's buffer accounting stay valid.
+        """
+        view, mapping = self._buf, self._mmap
+        if view is not None:
+            view.release()
+            self._buf = None
+        if mapping is not None:
+            # Each view that is still in use refers to the mapping.
+            if _references(mapping) > _quiet_references():
+                raise BufferError("cannot close exported pointers exist")
+            self._mmap = None
+            if view is not None:
+                weakref.finalize(view, _keep_alive, mapping).atexit = False
+        self._close_descriptor()
+
+    def _close_descriptor(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def unlink(self) -> None:
+        """Remove the name; the memory goes when the last process has closed it.
+
+        Only one process should do so, once.
+        """
+        if self._name:
+            _posixshmem.shm_unlink(self._name)
+            if self._track:
+                resource_tracker.unregister(self._name, "shared_memory")
+
+
+from ._shareable_list import ShareableList  # noqa: E402  (it is made of SharedMemory)
