@@ -26,6 +26,9 @@ START_METHODS = ("fork", "spawn", "forkserver")
 #: How long a process may take to go away, or a condition to become true, before a test fails.
 BOUND = 20.0
 
+#: How long what a test used may take to be given back after it.
+LEAK_BOUND = 5.0
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make child processes print their stacks when a fatal signal ends them."""
@@ -127,7 +130,7 @@ def no_stray_children() -> Iterator[None]:
     before = children()
     yield
     gc.collect()
-    if wait_until(lambda: not _new(before, children()), bound=5.0):
+    if wait_until(lambda: not _new(before, children()), bound=LEAK_BOUND):
         return
     stray = _new(before, children())
     for pid in stray:
@@ -160,5 +163,5 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
         return _new(fds, descriptors()) | _new(files, shared_files())
 
-    if not wait_until(lambda: not leaked(), bound=5.0):
+    if not wait_until(lambda: not leaked(), bound=LEAK_BOUND):
         pytest.fail(f"left behind: {leaked()}")

@@ -36,7 +36,8 @@ def test_clean(ctx, no_leaks):
 
 def test_each_guard_finds_its_leak(pytester: pytest.Pytester) -> None:
     name = f"procession-test-{pytester.path.name}"
-    pytester.makeconftest((Path(__file__).parent / "conftest.py").read_text())
+    conftest = (Path(__file__).parent / "conftest.py").read_text()
+    pytester.makeconftest(conftest.replace("LEAK_BOUND = 5.0", "LEAK_BOUND = 0.5"))
     pytester.makepyfile(test_leaky=LEAKY.format(name=name))
     try:
         result = pytester.runpytest_subprocess("-q", "-W", "ignore::ResourceWarning")
