@@ -1,0 +1,141 @@
+"""Getting along with the standard library's own multiprocessing package.
+
+Programs use both: their own code has moved to procession, a library that they call still
+imports ``multiprocessing``.  Three things have to fit then, and all are done here:
+
+- ``except multiprocessing.TimeoutError`` catches ours, and ``isinstance(context,
+  multiprocessing.context.BaseContext)`` holds for ours.  The standard classes are added
+  to the bases of ours as soon as both packages are there, in whatever order they came.
+- ``%(processName)s`` of the logging module is right.  It asks the module that is called
+  ``multiprocessing``, which does not know our children; so that one is told their names.
+- Nothing of it is imported for its own sake, except in programs that log.  The package
+  works where the standard one does not exist, or is an alias of this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["Linkable", "LinkableError", "link", "prepare_logging", "set_process_name"]
+
+_STANDARD = "multiprocessing"
+
+
+class Linkable:
+    """Base of classes that get a standard class as a further base.
+
+    ``__bases__`` can be assigned only where the class has a base written in Python.
+    """
+
+
+class LinkableError(Exception):
+    """The same for exceptions."""
+
+
+def standard(submodule: str) -> ModuleType | None:
+    """The standard library's loaded module of that name, unless it is one of ours."""
+    module = sys.modules.get(f"{_STANDARD}.{submodule}")
+    if module is None or module.__name__.partition(".")[0] != _STANDARD:
+        return None
+    return module
+
+
+def link() -> None:
+    """Derive our classes from the standard ones, if those are loaded."""
+    theirs_context, theirs_process = standard("context"), standard("process")
+    if theirs_context is None or theirs_process is None:
+        return
+    from . import context, process
+
+    # From base to derived: each class is given bases that already fit.
+    for name in ("ProcessError", "BufferTooShort", "TimeoutError", "AuthenticationError"):
+        _add_base(getattr(context, name), getattr(theirs_context, name, None))
+    _add_base(context.BaseContext, getattr(theirs_context, "BaseContext", None))
+    _add_base(process.BaseProcess, getattr(theirs_process, "BaseProcess", None))
+    if process._current_process._name != "MainProcess":
+        set_process_name(process._current_process._name)
+
+
+def _add_base(ours: type, theirs: Any) -> None:
+    if isinstance(theirs, type) and not issubclass(ours, theirs):
+        # A standard library of another shape must not break the import of ours.
+        with contextlib.suppress(TypeError):
+            ours.__bases__ = (*ours.__bases__, theirs)
+
+
+def set_process_name(name: str) -> None:
+    """Tell the standard package, if it is loaded, what this process is called."""
+    module = standard("process")
+    if module is not None:
+        with contextlib.suppress(AttributeError):
+            module.current_process()._name = name
+
+
+def prepare_logging() -> None:
+    """Where the program logs, load what logging asks for the name of the process.
+
+    Called before a child is forked, so that the children need not pay for it.
+    """
+    if "logging" in sys.modules and _STANDARD not in sys.modules:
+        with contextlib.suppress(ImportError):
+            __import__(_STANDARD)
+
+
+def _in_child() -> bool:
+    process = sys.modules.get(f"{__package__}.process")
+    return process is not None and process.parent_process() is not None
+
+
+class _Watcher(MetaPathFinder):
+    """Waits for somebody to import the standard package, then links, then goes away."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == "logging" and _in_child():
+            # logging will ask the module named so for the name of this process.
+            with contextlib.suppress(ImportError):
+                __import__(_STANDARD)
+        if fullname != f"{_STANDARD}.context":
+            return None
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        # An alias of another package has no file of its own: nothing to link to.
+        if spec.has_location and spec.loader is not None:
+            spec.loader = _LinkingLoader(spec.loader)
+        return spec
+
+
+class _LinkingLoader(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        link()
+
+
+def watch() -> None:
+    """Link now if the standard package is loaded, otherwise when it gets loaded."""
+    if standard("context") is not None:
+        link()
+    elif _STANDARD not in sys.modules:
+        sys.meta_path.insert(0, _Watcher())
