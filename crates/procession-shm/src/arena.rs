@@ -1,0 +1,654 @@
+//! Blocks of shared memory, every one with an owner.
+//!
+//! The arena is handed out in extents of 2 MiB. An extent serves blocks of one size class, or belongs to a run of extents
+//! that is one big block. Beside each block stands a word that says whose it is: nobody's, a process's, an object's, or
+//! that of another block that lists it. So after a death a scan of these words finds what the dead process had, and no
+//! reference counts need to be right.
+//!
+//! Freed blocks are used again in last-in-first-out order, because fresh pages cost fifty times as much as warm ones.
+
+use procession_sys::clock::now_ns;
+
+use crate::crash_point;
+use crate::error::{Corrupt, ShmError};
+use crate::guard::Txn;
+use crate::layout::{BLOCKS_PER_EXTENT, EXTENT, MIN_BLOCK};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::processes::Owner;
+use crate::segment::Shared;
+use crate::session::Session;
+
+/// Whose a block is, as one word: the kind in bits 32..40, flags above, a number below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockOwner(u64);
+
+impl BlockOwner {
+    /// Nobody's.
+    pub const FREE: Self = Self(0);
+    const PROCESS: u64 = 1 << 32;
+    const OBJECT: u64 = 2 << 32;
+    const MEMBER: u64 = 3 << 32;
+    const KIND: u64 = 0xff << 32;
+    /// The block holds a reference to an object (see `objects`).
+    pub const TICKET: u64 = 1 << 40;
+    /// The block lists other blocks (see `bundle`).
+    pub const MANIFEST: u64 = 1 << 41;
+
+    /// A process's.
+    pub fn process(owner: Owner) -> Self {
+        Self(Self::PROCESS | u64::from(owner.word()))
+    }
+
+    /// An object's.
+    pub fn object(index: u32) -> Self {
+        Self(Self::OBJECT | u64::from(index))
+    }
+
+    /// Listed by the manifest at `offset`.
+    pub fn member_of(offset: u64) -> Self {
+        Self(Self::MEMBER | (offset / MIN_BLOCK) & 0xffff_ffff)
+    }
+
+    /// The same owner, with the flags of `other`.
+    #[must_use]
+    pub fn with_flags_of(self, other: Self) -> Self {
+        Self(self.0 & !(Self::TICKET | Self::MANIFEST) | other.0 & (Self::TICKET | Self::MANIFEST))
+    }
+
+    /// With a flag set.
+    #[must_use]
+    pub fn with(self, flag: u64) -> Self {
+        Self(self.0 | flag)
+    }
+
+    /// Is the flag set?
+    pub fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// The word.
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    /// From the word.
+    pub fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The process that owns the block, if a process does.
+    pub fn as_process(self) -> Option<Owner> {
+        if self.0 & Self::KIND == Self::PROCESS {
+            Owner::from_word(self.0 as u32)
+        } else {
+            None
+        }
+    }
+
+    /// The same owner, flags aside?
+    pub fn same_as(self, other: Self) -> bool {
+        (self.0 ^ other.0) & (Self::KIND | 0xffff_ffff) == 0
+    }
+}
+
+/// What stands beside each block.
+#[repr(C)]
+pub struct BlockRecord {
+    /// A [`BlockOwner`].
+    pub owner: AtomicU64,
+    /// Of a free block: number + 1 of the next free one of its extent. Of a used one: the length asked for.
+    pub link: AtomicU64,
+}
+
+// SAFETY: repr(C), two atomics.
+unsafe impl Shared for BlockRecord {}
+
+#[repr(C)]
+struct Extent {
+    /// 0 free, 1 + size class, or `BIG`.
+    class: AtomicU64,
+    /// Number + 1 of the first free block.
+    free: AtomicU64,
+    /// Blocks from this number on have never been used.
+    bump: AtomicU64,
+    /// Blocks in use.
+    used: AtomicU64,
+    /// Neighbours in the class's list of extents with free blocks, each number + 1.
+    prev: AtomicU64,
+    next: AtomicU64,
+    /// Of the first extent of a big block: how many extents it takes.
+    run: AtomicU64,
+    /// Does it hold pages?
+    warm: AtomicU64,
+}
+
+// SAFETY: repr(C) of atomics.
+unsafe impl Shared for Extent {}
+
+const _: () = assert!(size_of::<Extent>() as u64 == crate::layout::Geometry::EXTENT_RECORD);
+
+const BIG: u64 = 1 << 32;
+/// The largest block that shares an extent with others.
+const LARGEST_CLASS: u64 = 1 << 20;
+
+/// The size class of a length: multiples of 64 up to 512, then four steps for each doubling up to 1 MiB.
+fn class_of(len: u64) -> usize {
+    let len = len.max(MIN_BLOCK);
+    if len <= 512 {
+        return (len.div_ceil(64) - 2) as usize;
+    }
+    // For 2^k < len <= 2^(k+1), four classes 2^k * (5, 6, 7, 8) / 4.
+    let k = 63 - (len - 1).leading_zeros();
+    let step = 1u64 << (k - 2);
+    let quarter = (len - (1 << k)).div_ceil(step);
+    7 + ((u64::from(k) - 9) * 4 + quarter - 1) as usize
+}
+
+/// The size of the blocks of a class.
+fn class_size(class: usize) -> u64 {
+    if class < 7 {
+        return (class as u64 + 2) * 64;
+    }
+    let i = class as u64 - 7;
+    let base = 512u64 << (i / 4);
+    base + base / 4 * (i % 4 + 1)
+}
+
+/// Where a block stands and how large it is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    extent: u32,
+    block: u32,
+    size: u64,
+}
+
+impl Session {
+    /// A block of at least `len` bytes with undefined contents, its start on 64 bytes (big ones: on a page).
+    pub fn alloc(&'static self, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
+        if len > LARGEST_CLASS {
+            self.alloc_big(len, owner)
+        } else {
+            self.alloc_small(len, owner)
+        }
+    }
+
+    fn alloc_small(&'static self, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
+        let class = class_of(len);
+        let size = class_size(class);
+        let header = self.header();
+        let head = &header.class_heads[class];
+        let mut txn = header.arena_guard.lock(self)?;
+        if head.load(Ordering::Relaxed) == 0 {
+            let number = self.take_extents(&mut txn, 1, len)?;
+            let extent = self.extent(number)?;
+            txn.set(&extent.class, class as u64 + 1);
+            for word in [
+                &extent.free,
+                &extent.bump,
+                &extent.used,
+                &extent.prev,
+                &extent.next,
+            ] {
+                txn.set(word, 0);
+            }
+            txn.set(head, u64::from(number) + 1);
+            crash_point!("arena.extent.taken");
+            txn.checkpoint();
+            if size >= 128 << 10 {
+                self.make_huge(number, 1)?;
+            }
+        }
+        let number = (head.load(Ordering::Relaxed) - 1) as u32;
+        let extent = self.extent(number)?;
+        let free = extent.free.load(Ordering::Relaxed);
+        let block = if free != 0 {
+            let block = (free - 1) as u32;
+            txn.set(
+                &extent.free,
+                self.record(number, block)?.link.load(Ordering::Relaxed),
+            );
+            block
+        } else {
+            let bump = extent.bump.load(Ordering::Relaxed);
+            txn.set(&extent.bump, bump + 1);
+            bump as u32
+        };
+        let used = extent.used.load(Ordering::Relaxed) + 1;
+        txn.set(&extent.used, used);
+        let record = self.record(number, block)?;
+        txn.set(&record.owner, owner.word());
+        txn.set(&record.link, len);
+        txn.set(
+            &header.bytes_used,
+            header.bytes_used.load(Ordering::Relaxed) + size,
+        );
+        if used == EXTENT / size {
+            let next = extent.next.load(Ordering::Relaxed);
+            txn.set(head, next);
+            if next != 0 {
+                txn.set(&self.extent((next - 1) as u32)?.prev, 0);
+            }
+        }
+        crash_point!("arena.alloc.done");
+        txn.commit();
+        crash_point!("arena.alloc.committed");
+        Ok(self.geometry().extent(number) + u64::from(block) * size)
+    }
+
+    fn alloc_big(&'static self, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
+        let count = u32::try_from(len.div_ceil(EXTENT)).map_err(|_| self.out_of_memory(len))?;
+        let header = self.header();
+        let mut txn = header.arena_guard.lock(self)?;
+        let number = self.take_extents(&mut txn, count, len)?;
+        let extent = self.extent(number)?;
+        txn.set(&extent.class, BIG);
+        txn.set(&extent.run, u64::from(count));
+        let record = self.record(number, 0)?;
+        txn.set(&record.owner, owner.word());
+        txn.set(&record.link, len);
+        txn.set(
+            &header.bytes_used,
+            header.bytes_used.load(Ordering::Relaxed) + u64::from(count) * EXTENT,
+        );
+        crash_point!("arena.alloc_big.done");
+        txn.commit();
+        crash_point!("arena.alloc_big.committed");
+        // The run is ours: its pages can be had without the guard.
+        self.make_huge(number, count)?;
+        Ok(self.geometry().extent(number))
+    }
+
+    /// Finds `count` free extents in a row and accounts for them; the caller says in the same section what they are for.
+    fn take_extents(
+        &'static self,
+        txn: &mut Txn<'_>,
+        count: u32,
+        len: u64,
+    ) -> Result<u32, ShmError> {
+        let header = self.header();
+        let used = header.extents_used.load(Ordering::Relaxed);
+        if (used + u64::from(count)) * EXTENT > header.budget.load(Ordering::Relaxed) {
+            return Err(self.out_of_memory(len));
+        }
+        let high = header.extent_high.load(Ordering::Relaxed) as u32;
+        let (mut at, mut start) = (0, 0);
+        while at < high && at - start < count {
+            let extent = self.extent(at)?;
+            match extent.class.load(Ordering::Relaxed) {
+                0 => at += 1,
+                BIG => {
+                    at += (extent.run.load(Ordering::Relaxed) as u32).max(1);
+                    start = at;
+                }
+                _ => {
+                    at += 1;
+                    start = at;
+                }
+            }
+        }
+        if at - start < count {
+            if start + count > self.geometry().extents {
+                return Err(self.out_of_memory(len));
+            }
+            txn.set(&header.extent_high, u64::from(start + count));
+        }
+        let mut warm = 0;
+        for e in start..(start + count).min(high) {
+            warm += self.extent(e)?.warm.load(Ordering::Relaxed);
+        }
+        txn.set(
+            &header.extents_warm,
+            header
+                .extents_warm
+                .load(Ordering::Relaxed)
+                .saturating_sub(warm),
+        );
+        txn.set(&header.extents_used, used + u64::from(count));
+        Ok(start)
+    }
+
+    /// Gives cold extents huge pages, where the kernel can: nine times cheaper than small pages one fault at a time.
+    fn make_huge(&self, number: u32, count: u32) -> Result<(), Corrupt> {
+        let memory = self.segment().memory();
+        let mut cold = None;
+        for e in number..=number + count {
+            let is_cold =
+                e < number + count && self.extent(e)?.warm.swap(1, Ordering::Relaxed) == 0;
+            match (is_cold, cold) {
+                (true, None) => cold = Some(e),
+                (false, Some(from)) => {
+                    for touched in from..e {
+                        self.segment()
+                            .at::<AtomicU64>(self.geometry().extent(touched))?
+                            .store(0, Ordering::Relaxed);
+                    }
+                    memory.collapse(
+                        self.geometry().extent(from) as usize,
+                        (u64::from(e - from) * EXTENT) as usize,
+                    );
+                    cold = None;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn out_of_memory(&self, wanted: u64) -> ShmError {
+        let header = self.header();
+        ShmError::OutOfMemory {
+            wanted,
+            used: header.bytes_used.load(Ordering::Relaxed),
+            budget: header.budget.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Gives a block back. The caller owns it and has taken out of it what else it holds (see `Session::free_block`).
+    pub(crate) fn free_raw(&'static self, offset: u64) -> Result<(), ShmError> {
+        let place = self.place(offset)?;
+        let header = self.header();
+        let extent = self.extent(place.extent)?;
+        let record = self.record(place.extent, place.block)?;
+        let mut txn = header.arena_guard.lock(self)?;
+        if record.owner.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        txn.set(&record.owner, 0);
+        txn.set(
+            &header.bytes_used,
+            header
+                .bytes_used
+                .load(Ordering::Relaxed)
+                .saturating_sub(place.size),
+        );
+        if extent.class.load(Ordering::Relaxed) == BIG {
+            let run = (place.size / EXTENT) as u32;
+            txn.set(&extent.class, 0);
+            self.release_extents(&mut txn, place.extent, run)?;
+        } else {
+            self.free_in_class(&mut txn, place, extent, record)?;
+        }
+        crash_point!("arena.free.done");
+        txn.commit();
+        crash_point!("arena.free.committed");
+        Ok(())
+    }
+
+    fn free_in_class(
+        &'static self,
+        txn: &mut Txn<'_>,
+        place: Place,
+        extent: &'static Extent,
+        record: &'static BlockRecord,
+    ) -> Result<(), ShmError> {
+        let header = self.header();
+        let head = &header.class_heads[extent.class.load(Ordering::Relaxed) as usize - 1];
+        let was = extent.used.load(Ordering::Relaxed);
+        txn.set(&record.link, extent.free.load(Ordering::Relaxed));
+        txn.set(&extent.free, u64::from(place.block) + 1);
+        txn.set(&extent.used, was.saturating_sub(1));
+        if was == EXTENT / place.size {
+            let next = head.load(Ordering::Relaxed);
+            txn.set(&extent.next, next);
+            txn.set(&extent.prev, 0);
+            if next != 0 {
+                txn.set(
+                    &self.extent((next - 1) as u32)?.prev,
+                    u64::from(place.extent) + 1,
+                );
+            }
+            txn.set(head, u64::from(place.extent) + 1);
+        } else if was == 1 {
+            let (prev, next) = (
+                extent.prev.load(Ordering::Relaxed),
+                extent.next.load(Ordering::Relaxed),
+            );
+            // The last extent of a class stays with it, so that one block going to and fro does not move an extent.
+            if prev != 0 || next != 0 {
+                match prev {
+                    0 => txn.set(head, next),
+                    p => txn.set(&self.extent((p - 1) as u32)?.next, next),
+                }
+                if next != 0 {
+                    txn.set(&self.extent((next - 1) as u32)?.prev, prev);
+                }
+                txn.set(&extent.class, 0);
+                // A small-block extent may hold pages without having been made huge.
+                txn.set(&extent.warm, 1);
+                self.release_extents(txn, place.extent, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Accounts for extents that are free again; their pages go back to the system once more than the reserve are warm.
+    fn release_extents(
+        &'static self,
+        txn: &mut Txn<'_>,
+        number: u32,
+        count: u32,
+    ) -> Result<(), ShmError> {
+        let header = self.header();
+        let warm = header.extents_warm.load(Ordering::Relaxed) + u64::from(count);
+        let reserve = (header.budget.load(Ordering::Relaxed) / 16).max(256 << 20) / EXTENT;
+        txn.set(
+            &header.extents_used,
+            header
+                .extents_used
+                .load(Ordering::Relaxed)
+                .saturating_sub(u64::from(count)),
+        );
+        header.last_free_ns.store(now_ns(), Ordering::Relaxed);
+        if warm <= reserve {
+            txn.set(&header.extents_warm, warm);
+        } else {
+            // Still ours under the guard; if we die in here the section is undone, and a free block has no contents.
+            self.punch(number, count)?;
+        }
+        Ok(())
+    }
+
+    fn punch(&self, number: u32, count: u32) -> Result<(), Corrupt> {
+        let at = self.geometry().extent(number);
+        let _ = self
+            .segment()
+            .memory()
+            .punch(at as usize, (u64::from(count) * EXTENT) as usize);
+        for e in number..number + count {
+            self.extent(e)?.warm.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Gives the pages of all free extents back to the system.
+    pub fn trim(&'static self) -> Result<(), ShmError> {
+        let header = self.header();
+        let mut txn = header.arena_guard.lock(self)?;
+        for class in &header.class_heads {
+            let head = class.load(Ordering::Relaxed);
+            if head == 0 {
+                continue;
+            }
+            let number = (head - 1) as u32;
+            let extent = self.extent(number)?;
+            if extent.used.load(Ordering::Relaxed) == 0 && extent.next.load(Ordering::Relaxed) == 0
+            {
+                txn.set(class, 0);
+                txn.set(&extent.class, 0);
+                txn.set(&extent.warm, 1);
+                txn.set(
+                    &header.extents_used,
+                    header
+                        .extents_used
+                        .load(Ordering::Relaxed)
+                        .saturating_sub(1),
+                );
+                txn.set(
+                    &header.extents_warm,
+                    header.extents_warm.load(Ordering::Relaxed) + 1,
+                );
+                txn.checkpoint();
+            }
+        }
+        let high = header.extent_high.load(Ordering::Relaxed) as u32;
+        let mut at = 0;
+        while at < high {
+            let extent = self.extent(at)?;
+            match extent.class.load(Ordering::Relaxed) {
+                0 => {
+                    if extent.warm.load(Ordering::Relaxed) == 1 {
+                        self.punch(at, 1)?;
+                    }
+                    at += 1;
+                }
+                BIG => at += (extent.run.load(Ordering::Relaxed) as u32).max(1),
+                _ => at += 1,
+            }
+        }
+        txn.set(&header.extents_warm, 0);
+        txn.commit();
+        Ok(())
+    }
+
+    /// Gives idle memory back if nothing has been freed for a while; called by those who wait anyway.
+    pub(crate) fn trim_if_idle(&'static self) -> Result<(), ShmError> {
+        let header = self.header();
+        let idle = now_ns().saturating_sub(header.last_free_ns.load(Ordering::Relaxed));
+        if header.extents_warm.load(Ordering::Relaxed) > 32 && idle > 2_000_000_000 {
+            self.trim()?;
+        }
+        Ok(())
+    }
+
+    /// The record of the block that begins at `offset`, checked.
+    pub fn block(&self, offset: u64) -> Result<&'static BlockRecord, Corrupt> {
+        let place = self.place(offset)?;
+        self.record(place.extent, place.block)
+    }
+
+    /// Bytes that the block at `offset` can hold.
+    pub fn block_size(&self, offset: u64) -> Result<u64, Corrupt> {
+        Ok(self.place(offset)?.size)
+    }
+
+    fn place(&self, offset: u64) -> Result<Place, Corrupt> {
+        const BAD: Corrupt = Corrupt("an offset is no block");
+        let rel = offset.checked_sub(self.geometry().extent(0)).ok_or(BAD)?;
+        let number = u32::try_from(rel / EXTENT).map_err(|_| BAD)?;
+        let extent = self.extent(number)?;
+        let inside = rel % EXTENT;
+        match extent.class.load(Ordering::Acquire) {
+            0 => Err(BAD),
+            BIG => {
+                let run = extent.run.load(Ordering::Relaxed);
+                let fits = run <= u64::from(self.geometry().extents) - u64::from(number);
+                if inside == 0 && fits {
+                    Ok(Place {
+                        extent: number,
+                        block: 0,
+                        size: run * EXTENT,
+                    })
+                } else {
+                    Err(BAD)
+                }
+            }
+            class => {
+                let class = class as usize - 1;
+                if class > class_of(LARGEST_CLASS) {
+                    return Err(BAD);
+                }
+                let size = class_size(class);
+                let block = inside / size;
+                if inside % size != 0 || block >= EXTENT / size {
+                    return Err(BAD);
+                }
+                Ok(Place {
+                    extent: number,
+                    block: block as u32,
+                    size,
+                })
+            }
+        }
+    }
+
+    fn extent(&self, number: u32) -> Result<&'static Extent, Corrupt> {
+        if number >= self.geometry().extents {
+            return Err(Corrupt("an extent is out of range"));
+        }
+        self.segment().at(self.geometry().extent_record(number))
+    }
+
+    fn record(&self, extent: u32, block: u32) -> Result<&'static BlockRecord, Corrupt> {
+        if u64::from(block) >= BLOCKS_PER_EXTENT {
+            return Err(Corrupt("a block is out of range"));
+        }
+        self.segment()
+            .at(self.geometry().block_record(extent, block))
+    }
+
+    /// Calls `f` for every block in use, with its offset and owner.
+    pub fn for_each_block(&self, mut f: impl FnMut(u64, BlockOwner)) -> Result<(), Corrupt> {
+        let high = self
+            .header()
+            .extent_high
+            .load(Ordering::Acquire)
+            .min(u64::from(self.geometry().extents)) as u32;
+        let mut at = 0;
+        while at < high {
+            let extent = self.extent(at)?;
+            let (size, blocks, step) = match extent.class.load(Ordering::Acquire) {
+                0 => (0, 0, 1),
+                BIG => (
+                    EXTENT,
+                    1,
+                    (extent.run.load(Ordering::Relaxed) as u32).max(1),
+                ),
+                class => {
+                    let size = class_size((class as usize - 1).min(class_of(LARGEST_CLASS)));
+                    (
+                        size,
+                        extent.bump.load(Ordering::Relaxed).min(EXTENT / size),
+                        1,
+                    )
+                }
+            };
+            for b in 0..blocks {
+                let owner = self.record(at, b as u32)?.owner.load(Ordering::Acquire);
+                if owner != 0 {
+                    f(
+                        self.geometry().extent(at) + b * size,
+                        BlockOwner::from_word(owner),
+                    );
+                }
+            }
+            at += step;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_fit_and_grow() {
+        let last = class_of(LARGEST_CLASS);
+        assert!(last < crate::layout::CLASSES);
+        assert_eq!(class_size(last), LARGEST_CLASS);
+        for class in 0..=last {
+            let size = class_size(class);
+            assert_eq!(size % 64, 0);
+            assert_eq!(class_of(size), class, "{size}");
+            assert_eq!(
+                class_of(size + 1).min(last),
+                (class + 1).min(last),
+                "{size}"
+            );
+            assert!(size <= EXTENT / 2);
+        }
+        for len in [0, 1, 127, 128, 129, 1000, 4096, 65_537, 1 << 20] {
+            assert!(class_size(class_of(len)) >= len);
+        }
+    }
+}

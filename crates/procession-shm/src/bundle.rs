@@ -1,0 +1,102 @@
+//! Several blocks that travel as one.
+//!
+//! A message names at most one block, so that handing it over is one word. Where it needs more (out-of-band buffers,
+//! tickets) that block is a manifest: a count, then the offset and length of each member.
+
+use crate::arena::BlockOwner;
+use crate::crash_point;
+use crate::error::{Corrupt, ShmError};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::processes::Owner;
+use crate::session::Session;
+
+/// A block on its way: where, and how many of its bytes count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The block's offset.
+    pub at: u64,
+    /// Bytes in it.
+    pub len: u64,
+}
+
+/// More members than any honest message has.
+const MOST: u64 = 1 << 20;
+
+/// Binds blocks of this process into one. The parts keep their flags.
+pub fn bind(session: &'static Session, parts: &[Part]) -> Result<u64, ShmError> {
+    let mine = BlockOwner::process(session.me()?);
+    let at = session.alloc(8 + parts.len() as u64 * 16, mine)?;
+    session
+        .segment()
+        .at::<AtomicU64>(at)?
+        .store(0, Ordering::Relaxed);
+    session
+        .block(at)?
+        .owner
+        .store(mine.with(BlockOwner::MANIFEST).word(), Ordering::Release);
+    crash_point!("bundle.made");
+    for (i, part) in parts.iter().enumerate() {
+        let entry: &'static [AtomicU64; 2] = session.segment().at(at + 8 + i as u64 * 16)?;
+        entry[0].store(part.at, Ordering::Relaxed);
+        entry[1].store(part.len, Ordering::Relaxed);
+        session
+            .segment()
+            .at::<AtomicU64>(at)?
+            .store(i as u64 + 1, Ordering::Release);
+        crash_point!("bundle.listed");
+        let record = session.block(part.at)?;
+        let owner = BlockOwner::from_word(record.owner.load(Ordering::Relaxed));
+        record.owner.store(
+            BlockOwner::member_of(at).with_flags_of(owner).word(),
+            Ordering::Release,
+        );
+        crash_point!("bundle.bound");
+    }
+    Ok(at)
+}
+
+/// The members' offsets.
+pub(crate) fn members(session: &Session, at: u64) -> Result<Vec<u64>, Corrupt> {
+    Ok(parts(session, at)?.into_iter().map(|p| p.at).collect())
+}
+
+/// What is bound at `at`.
+pub fn parts(session: &Session, at: u64) -> Result<Vec<Part>, Corrupt> {
+    let count = session
+        .segment()
+        .at::<AtomicU64>(at)?
+        .load(Ordering::Acquire);
+    if count > MOST || 8 + count * 16 > session.block_size(at)? {
+        return Err(Corrupt("a bundle is too long"));
+    }
+    (0..count)
+        .map(|i| {
+            let entry: &'static [AtomicU64; 2] = session.segment().at(at + 8 + i * 16)?;
+            let part = Part {
+                at: entry[0].load(Ordering::Relaxed),
+                len: entry[1].load(Ordering::Relaxed),
+            };
+            if part.len > session.block_size(part.at)? {
+                return Err(Corrupt("a part is longer than its block"));
+            }
+            Ok(part)
+        })
+        .collect()
+}
+
+/// Takes a bundle that this process owns apart: each part is the process's own, and the manifest is gone.
+pub fn unbind(session: &'static Session, at: u64) -> Result<Vec<Part>, ShmError> {
+    let owner: Owner = session.me()?;
+    let parts = parts(session, at)?;
+    for part in &parts {
+        let record = session.block(part.at)?;
+        let old = BlockOwner::from_word(record.owner.load(Ordering::Relaxed));
+        record.owner.store(
+            BlockOwner::process(owner).with_flags_of(old).word(),
+            Ordering::Release,
+        );
+        crash_point!("bundle.unbound");
+    }
+    session.free_raw(at)?;
+    Ok(parts)
+}

@@ -1,0 +1,77 @@
+//! Named points at which a test can make a process die.
+//!
+//! Compiled out unless the feature `fault` is on. A process that has armed a point (with [`arm`], or through the variable
+//! `PROCESSION_CRASH_AT=name[:n]`, the n-th time it is passed) kills itself there with SIGKILL: no destructor, no handler.
+
+/// Dies here if the named point is armed. Every step of a shared-memory protocol has one.
+#[macro_export]
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "fault")]
+        $crate::fault::pass($name);
+    };
+}
+
+#[cfg(feature = "fault")]
+mod armed {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static ANY: AtomicBool = AtomicBool::new(false);
+    static POINT: Mutex<Option<(String, u32)>> = Mutex::new(None);
+    static SEEN: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    static RECORD: AtomicBool = AtomicBool::new(false);
+
+    /// Arms a point of this process: the `n`-th pass (from 1) kills it.
+    pub fn arm(name: &str, n: u32) {
+        *POINT.lock().unwrap() = Some((name.to_owned(), n.max(1)));
+        ANY.store(true, Ordering::SeqCst);
+    }
+
+    /// Arms what the environment asks for.
+    pub fn arm_from_env() {
+        if let Ok(spec) = std::env::var("PROCESSION_CRASH_AT") {
+            let (name, n) = spec
+                .rsplit_once(':')
+                .and_then(|(a, b)| Some((a, b.parse().ok()?)))
+                .unwrap_or((&spec, 1));
+            arm(name, n);
+        }
+    }
+
+    /// Starts to collect the names of the points that are passed; [`passed`] returns them.
+    pub fn record() {
+        RECORD.store(true, Ordering::SeqCst);
+        ANY.store(true, Ordering::SeqCst);
+    }
+
+    /// The points passed since [`record`].
+    pub fn passed() -> Vec<&'static str> {
+        SEEN.lock().unwrap().clone()
+    }
+
+    /// A point is passed; used by the macro.
+    pub fn pass(name: &'static str) {
+        if !ANY.load(Ordering::Relaxed) {
+            return;
+        }
+        if RECORD.load(Ordering::Relaxed) {
+            let mut seen = SEEN.lock().unwrap();
+            if !seen.contains(&name) {
+                seen.push(name);
+            }
+        }
+        let mut point = POINT.lock().unwrap();
+        if let Some((armed, n)) = point.as_mut()
+            && armed == name
+        {
+            *n -= 1;
+            if *n == 0 {
+                procession_sys::process::kill_self();
+            }
+        }
+    }
+}
+
+#[cfg(feature = "fault")]
+pub use armed::{arm, arm_from_env, pass, passed, record};

@@ -1,0 +1,91 @@
+//! Where somebody sleeps until something has happened: an event count of two words.
+//!
+//! | step | who | does |
+//! |---|---|---|
+//! | 1 | sleeper | reads `seq`, sets `sleepers`, full fence, looks at its condition a last time |
+//! | 2 | sleeper | sleeps while `seq` is what it read |
+//! | A | waker | makes the condition true, full fence, reads `sleepers` |
+//! | B | waker | if set: clears it, adds one to `seq`, wakes; if somebody was woken, sets `sleepers` again, there may be more |
+//!
+//! Either the sleeper's last look comes after A and sees the condition, or the waker's read comes after 1 and sees the
+//! sleeper. `sleepers` is a flag and no count: a sleeper that was killed leaves at worst one wake-up for nobody, which
+//! clears it. A waker that is killed between A and B is why every sleep is cut into slices (see `wait`).
+
+use crate::primitive::{AtomicU32, Ordering, fence};
+
+/// The two words. All zero is a valid start.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Gate {
+    seq: AtomicU32,
+    sleepers: AtomicU32,
+}
+
+/// How many to wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// One sleeper can go on.
+    One,
+    /// All may look again.
+    All,
+}
+
+impl Gate {
+    /// A gate outside of shared memory, for models and tests.
+    pub fn new() -> Self {
+        Self {
+            seq: AtomicU32::new(0),
+            sleepers: AtomicU32::new(0),
+        }
+    }
+
+    /// Call after the condition has become true (step A): wakes if anybody sleeps. No system call otherwise.
+    #[inline]
+    pub fn notify(&self, wake: Wake, futex_wake: impl FnOnce(&AtomicU32, u32) -> usize) {
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) != 0 {
+            self.notify_sleepers(wake, futex_wake);
+        }
+    }
+
+    #[cold]
+    fn notify_sleepers(&self, wake: Wake, futex_wake: impl FnOnce(&AtomicU32, u32) -> usize) {
+        self.sleepers.swap(0, Ordering::SeqCst);
+        self.seq.fetch_add(1, Ordering::SeqCst);
+        let woken = futex_wake(&self.seq, if wake == Wake::One { 1 } else { u32::MAX });
+        if wake == Wake::One && woken > 0 {
+            self.sleepers.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Step 1: call, then look at the condition once more, and only then sleep on [`Gate::word`] at the returned value.
+    #[inline]
+    pub fn prepare(&self) -> u32 {
+        let seq = self.seq.load(Ordering::SeqCst);
+        self.sleepers.store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        seq
+    }
+
+    /// The word to sleep on.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.seq
+    }
+
+    /// Does anybody (perhaps) sleep here?
+    pub fn has_sleepers(&self) -> bool {
+        self.sleepers.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(not(loom))]
+mod shared {
+    // SAFETY: repr(C), two atomics.
+    unsafe impl crate::segment::Shared for super::Gate {}
+}

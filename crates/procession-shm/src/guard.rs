@@ -1,0 +1,236 @@
+//! A critical section over shared words that SIGKILL cannot leave half done.
+//!
+//! A [`Guard`] is a robust mutex with an undo log beside it. Inside the section every word is changed through
+//! [`Txn::set`], which first writes the old value to the log. [`Txn::commit`] empties the log: that one store makes the whole
+//! section happen. If the owner dies before, the next locker plays the log back, and it has never happened.
+//!
+//! Where readers act on a word without taking the guard, that word itself is the commit ([`Txn::commit_on`]): the
+//! recoverer then looks whether it got its new value, and keeps or undoes the rest accordingly.
+//!
+//! | log | commit word | the section |
+//! |---|---|---|
+//! | empty | any | did not begin, or is complete |
+//! | filled | none named | did not happen: undo |
+//! | filled | named, has not the new value | did not happen: undo |
+//! | filled | named, has the new value | has happened: empty the log |
+
+use std::time::Duration;
+
+use procession_sys::mutex::{Acquired, RobustMutex};
+
+use crate::crash_point;
+use crate::error::{Corrupt, WaitError};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::segment::{Segment, Shared};
+use crate::session::Session;
+use crate::wait::Wait;
+
+/// Words that one section may change.
+const LOG: usize = 14;
+
+/// The mutex and its log as they stand in shared memory.
+#[repr(C)]
+pub struct Guard {
+    mutex: RobustMutex,
+    len: AtomicU64,
+    commit_at: AtomicU64,
+    commit_value: AtomicU64,
+    log: [[AtomicU64; 2]; LOG],
+}
+
+// SAFETY: repr(C) of a robust mutex and atomics; the C library checks the mutex's contents.
+unsafe impl Shared for Guard {}
+
+/// A section in progress. Dropped without a commit, it has not happened.
+#[must_use]
+pub struct Txn<'s> {
+    guard: &'static Guard,
+    segment: &'s Segment,
+    len: usize,
+    recovered: bool,
+}
+
+impl Guard {
+    /// Makes the guard; nobody else knows it yet.
+    pub fn init(&self) -> Result<(), procession_sys::Errno> {
+        self.len.store(0, Ordering::Relaxed);
+        self.commit_at.store(0, Ordering::Relaxed);
+        self.mutex.init()
+    }
+
+    /// Enters the section if that is possible at once.
+    #[inline]
+    pub fn try_lock(
+        &'static self,
+        session: &'static Session,
+    ) -> Result<Option<Txn<'static>>, Corrupt> {
+        match self.mutex.try_lock() {
+            Acquired::Clean => Ok(Some(self.enter(session))),
+            Acquired::Busy => Ok(None),
+            other => self.exceptional(session, other).map(Some),
+        }
+    }
+
+    /// Enters the section, however long it takes; sections are short. Used where the caller has no deadline.
+    #[inline]
+    pub fn lock(&'static self, session: &'static Session) -> Result<Txn<'static>, Corrupt> {
+        for _ in 0..SPINS {
+            if let Some(txn) = self.try_lock(session)? {
+                return Ok(txn);
+            }
+            std::hint::spin_loop();
+        }
+        loop {
+            match self.mutex.lock_for(Duration::from_secs(1)) {
+                Acquired::Clean => return Ok(self.enter(session)),
+                Acquired::Busy => {}
+                other => return self.exceptional(session, other),
+            }
+        }
+    }
+
+    /// Enters the section, giving up when `wait` does: its holder may be stopped by a debugger.
+    #[inline]
+    pub fn lock_within(
+        &'static self,
+        session: &'static Session,
+        wait: &mut Wait<'_>,
+    ) -> Result<Txn<'static>, WaitError> {
+        for _ in 0..SPINS {
+            if let Some(txn) = self.try_lock(session)? {
+                return Ok(txn);
+            }
+            std::hint::spin_loop();
+        }
+        loop {
+            match self.mutex.lock_for(Duration::from_millis(50)) {
+                Acquired::Clean => return Ok(self.enter(session)),
+                Acquired::Busy => wait.tick_patiently()?,
+                other => return Ok(self.exceptional(session, other)?),
+            }
+        }
+    }
+
+    #[inline]
+    fn enter(&'static self, session: &'static Session) -> Txn<'static> {
+        Txn {
+            guard: self,
+            segment: session.segment(),
+            len: 0,
+            recovered: false,
+        }
+    }
+
+    #[cold]
+    fn exceptional(
+        &'static self,
+        session: &'static Session,
+        how: Acquired,
+    ) -> Result<Txn<'static>, Corrupt> {
+        if how != Acquired::OwnerDied {
+            return Err(Corrupt("a guard cannot be locked any more"));
+        }
+        // Announced first: whoever counts what dead processes own must look again after this rollback.
+        session.note_rollback();
+        let undone = self.roll_back(session.segment());
+        crash_point!("guard.recover.undone");
+        // A log that cannot be played back leaves the guard broken for good, rather than its data torn.
+        if let Err(corrupt) = undone {
+            self.mutex.unlock();
+            return Err(corrupt);
+        }
+        self.mutex.mark_repaired();
+        let mut txn = self.enter(session);
+        txn.recovered = true;
+        Ok(txn)
+    }
+
+    /// Undoes a section that was left. Playing the log back twice gives the same, so dying in here is no harm.
+    fn roll_back(&self, segment: &Segment) -> Result<(), Corrupt> {
+        let len = self.len.load(Ordering::Acquire) as usize;
+        if len > LOG {
+            return Err(Corrupt("an undo log is too long"));
+        }
+        let at = self.commit_at.load(Ordering::Acquire);
+        let committed = at != 0
+            && segment.at::<AtomicU64>(at)?.load(Ordering::Acquire)
+                == self.commit_value.load(Ordering::Acquire);
+        if !committed {
+            for entry in self.log[..len].iter().rev() {
+                let word = segment.at::<AtomicU64>(entry[0].load(Ordering::Relaxed))?;
+                word.store(entry[1].load(Ordering::Relaxed), Ordering::Release);
+            }
+        }
+        self.len.store(0, Ordering::Release);
+        self.commit_at.store(0, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Tries before sleeping in the kernel: longer than the usual section, shorter than a wake-up.
+const SPINS: u32 = 100;
+
+impl Txn<'_> {
+    /// True if the last owner died inside the section and its work was undone: wake everybody who may wait for it.
+    pub fn recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Changes a word of the segment; undone unless committed.
+    #[inline]
+    pub fn set(&mut self, word: &'static AtomicU64, value: u64) {
+        let entry = &self.guard.log[self.len];
+        entry[0].store(self.segment.offset_of(word), Ordering::Relaxed);
+        entry[1].store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.len += 1;
+        self.guard.len.store(self.len as u64, Ordering::Release);
+        crash_point!("guard.set.logged");
+        word.store(value, Ordering::Release);
+        crash_point!("guard.set.stored");
+    }
+
+    /// Makes all changes so far final and goes on with a fresh section under the same lock.
+    #[inline]
+    pub fn checkpoint(&mut self) {
+        self.guard.len.store(0, Ordering::Release);
+        self.len = 0;
+        crash_point!("guard.checkpoint");
+    }
+
+    /// Makes all changes final and leaves.
+    #[inline]
+    pub fn commit(mut self) {
+        self.checkpoint();
+    }
+
+    /// Makes all changes final by storing `value`, different from what it holds, to `word`; leaves the section open, empty.
+    #[inline]
+    pub fn commit_on(&mut self, word: &'static AtomicU64, value: u64) {
+        if self.len > 0 {
+            self.guard.commit_value.store(value, Ordering::Relaxed);
+            self.guard
+                .commit_at
+                .store(self.segment.offset_of(word), Ordering::Release);
+            crash_point!("guard.commit_on.named");
+        }
+        word.store(value, Ordering::Release);
+        crash_point!("guard.commit_on.stored");
+        if self.len > 0 {
+            self.guard.len.store(0, Ordering::Release);
+            crash_point!("guard.commit_on.emptied");
+            self.guard.commit_at.store(0, Ordering::Release);
+            self.len = 0;
+        }
+    }
+}
+
+impl Drop for Txn<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // Left without a commit: an error on the way. The log was written by this very process.
+            let _ = self.guard.roll_back(self.segment);
+        }
+        self.guard.mutex.unlock();
+    }
+}

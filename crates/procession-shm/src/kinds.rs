@@ -1,0 +1,24 @@
+//! All kinds of objects that a session can hold: the one place that knows every module above the tables.
+
+use crate::error::ShmError;
+use crate::objects::KindOps;
+use crate::session::Session;
+use crate::{memory, pipe, ring, sync};
+
+/// The table that every member of a session works with.
+pub static KINDS: &[&KindOps] = &[
+    &ring::OPS,
+    &pipe::PIPE_OPS,
+    &pipe::END_OPS,
+    &memory::OPS,
+    sync::OPS[0],
+    sync::OPS[1],
+    sync::OPS[2],
+    sync::OPS[3],
+    sync::OPS[4],
+];
+
+/// Makes a session for this process (see [`Session::create`]).
+pub fn create(name: &str, budget: Option<u64>) -> Result<&'static Session, ShmError> {
+    Session::create(KINDS, name, budget)
+}

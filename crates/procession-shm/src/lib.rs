@@ -1,0 +1,51 @@
+//! The session's shared memory: what survives a peer that dies at any instruction.
+//!
+//! From the bottom up: [`segment`] gives checked references into the one shared object, [`guard`] makes changes of several
+//! words atomic even against SIGKILL, [`gate`] is how anybody sleeps and is woken, [`arena`] hands out memory with an owner
+//! on every block, [`session`] ties them together with the tables of processes and objects, and [`recover`] gives back
+//! what a dead process held. On these stand the things that users share: [`ring`] and [`sync`].
+//!
+//! This layer knows processes only as owners of things. It starts none and moves bytes, never types.
+
+#[cfg(not(loom))]
+pub mod arena;
+#[cfg(not(loom))]
+pub mod bundle;
+#[cfg(not(loom))]
+pub mod error;
+pub mod fault;
+pub mod gate;
+#[cfg(not(loom))]
+pub mod guard;
+#[cfg(not(loom))]
+pub mod kinds;
+#[cfg(not(loom))]
+pub mod layout;
+#[cfg(not(loom))]
+pub mod memory;
+#[cfg(not(loom))]
+pub mod objects;
+#[cfg(not(loom))]
+pub mod pipe;
+pub mod primitive;
+#[cfg(not(loom))]
+pub mod processes;
+#[cfg(not(loom))]
+pub mod recover;
+#[cfg(not(loom))]
+pub mod ring;
+#[cfg(not(loom))]
+pub mod segment;
+#[cfg(not(loom))]
+pub mod session;
+#[cfg(not(loom))]
+pub mod sync;
+#[cfg(not(loom))]
+pub mod wait;
+#[cfg(not(loom))]
+pub mod watch;
+
+#[cfg(not(loom))]
+pub use error::{Corrupt, ShmError, WaitError};
+#[cfg(not(loom))]
+pub use session::Session;

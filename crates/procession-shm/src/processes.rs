@@ -1,0 +1,541 @@
+//! The table of the session's processes: who is a member, since when, in what state, waiting for what.
+
+use procession_sys::clock::now_ns;
+use procession_sys::ident::{ProcessId, thread_id};
+use procession_sys::mutex::{Acquired, RobustMutex};
+
+use crate::crash_point;
+use crate::error::{Corrupt, ShmError};
+use crate::primitive::{AtomicU32, AtomicU64, Ordering};
+use crate::segment::Shared;
+use crate::session::Session;
+use crate::wait::WaitKind;
+
+/// A process slot in a certain use: slot number in the low 12 bits, the number of the use (from 1) above. It fits 31 bits,
+/// so that a lock word has one left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Owner(u32);
+
+impl Owner {
+    const SLOT_BITS: u32 = 12;
+    const EPOCHS: u32 = 1 << (31 - Self::SLOT_BITS);
+
+    /// From a shared word; `None` for zero.
+    pub fn from_word(word: u32) -> Option<Self> {
+        (word != 0).then_some(Self(word))
+    }
+
+    /// For a shared word.
+    pub fn word(self) -> u32 {
+        self.0
+    }
+
+    /// The slot's number.
+    pub fn slot(self) -> u32 {
+        self.0 & ((1 << Self::SLOT_BITS) - 1)
+    }
+
+    fn epoch(self) -> u32 {
+        self.0 >> Self::SLOT_BITS
+    }
+
+    fn new(slot: u32, epoch: u32) -> Self {
+        Self(epoch << Self::SLOT_BITS | slot)
+    }
+}
+
+/// A slot's life. `DYING` comes from any of the states before it.
+#[repr(u64)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nobody's.
+    Free = 0,
+    /// Taken by a parent for a child that has not entered yet.
+    Reserved = 1,
+    /// A member.
+    Live = 2,
+    /// It has ended or died; what it held is being given back.
+    Dying = 3,
+    /// All given back; its exit status may still be asked for.
+    Gone = 4,
+}
+
+impl State {
+    /// From the shared word.
+    pub fn from_word(word: u64) -> Option<Self> {
+        [
+            Self::Free,
+            Self::Reserved,
+            Self::Live,
+            Self::Dying,
+            Self::Gone,
+        ]
+        .into_iter()
+        .find(|s| *s as u64 == word)
+    }
+}
+
+/// What a member is there for.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The first process of the program.
+    Main = 0,
+    /// Started by the user.
+    Process = 1,
+    /// A worker of a pool.
+    Worker = 2,
+    /// The template that forks others.
+    Zygote = 3,
+    /// Serves managed objects.
+    Manager = 4,
+    /// Came by a plain `fork()`.
+    Forked = 5,
+}
+
+impl Role {
+    /// From the shared word; what is unknown is a process.
+    pub fn from_word(word: u32) -> Self {
+        [
+            Self::Main,
+            Self::Process,
+            Self::Worker,
+            Self::Zygote,
+            Self::Manager,
+            Self::Forked,
+        ]
+        .into_iter()
+        .find(|r| *r as u32 == word)
+        .unwrap_or(Self::Process)
+    }
+
+    /// As shown to people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Process => "process",
+            Self::Worker => "worker",
+            Self::Zygote => "zygote",
+            Self::Manager => "manager",
+            Self::Forked => "forked",
+        }
+    }
+
+    /// The role with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [
+            Self::Main,
+            Self::Process,
+            Self::Worker,
+            Self::Zygote,
+            Self::Manager,
+            Self::Forked,
+        ]
+        .into_iter()
+        .find(|r| r.as_str() == name)
+    }
+}
+
+/// One wait in progress, for those who look from outside.
+#[repr(C)]
+pub struct WaitRecord {
+    /// The waiting thread; zero for a free record.
+    pub thread: AtomicU32,
+    /// A [`WaitKind`].
+    pub kind: AtomicU32,
+    /// The object waited for, by index + 1; zero for none.
+    pub object: AtomicU32,
+    spare: AtomicU32,
+    /// Since when (monotonic nanoseconds).
+    pub since_ns: AtomicU64,
+}
+
+/// Waits that one process can show at a time; further threads wait unseen.
+pub const WAIT_RECORDS: usize = 8;
+
+/// A process slot as it stands in shared memory.
+#[repr(C)]
+pub struct Slot {
+    /// Held by the member for life: the kernel tells us when it is gone.
+    life: RobustMutex,
+    /// A [`State`].
+    pub state: AtomicU64,
+    epoch: AtomicU32,
+    /// The member's pid; zero until known.
+    pub pid: AtomicU32,
+    start_time: AtomicU64,
+    /// The thread that holds `life`.
+    life_thread: AtomicU32,
+    /// The owner word of the process that started it.
+    pub parent: AtomicU32,
+    /// A [`Role`].
+    pub role: AtomicU32,
+    /// 1 once `exit_code` holds, 2 once the parent has read it.
+    exit_known: AtomicU32,
+    exit_code: AtomicU32,
+    /// 1 if the slot was reserved for a plain fork, whose pid the parent does not learn.
+    raw_fork: AtomicU32,
+    /// When the slot was reserved (monotonic nanoseconds).
+    pub since_ns: AtomicU64,
+    /// Tasks finished, for a worker.
+    pub tasks_done: AtomicU64,
+    /// The board (object index + 1) of the task in hand; zero for none.
+    pub task_board: AtomicU32,
+    /// The job's number on that board.
+    pub task_job: AtomicU32,
+    /// The item's number in the job.
+    pub task_item: AtomicU64,
+    /// Since when the task runs.
+    pub task_since_ns: AtomicU64,
+    name: [AtomicU64; 8],
+    /// What its threads wait for.
+    pub waits: [WaitRecord; WAIT_RECORDS],
+}
+
+// SAFETY: repr(C) of atomics and a robust mutex.
+unsafe impl Shared for Slot {}
+
+const _: () = assert!(size_of::<Slot>() as u64 <= crate::layout::Geometry::SLOT);
+
+impl Slot {
+    /// The slot's state; what makes no sense is free.
+    pub fn state(&self) -> State {
+        State::from_word(self.state.load(Ordering::Acquire)).unwrap_or(State::Free)
+    }
+
+    /// The name the process was given.
+    pub fn name(&self) -> String {
+        load_text(&self.name)
+    }
+
+    /// Changes the name.
+    pub fn set_name(&self, name: &str) {
+        store_text(&self.name, name);
+    }
+
+    /// The exit code published for it.
+    pub fn exit_code(&self) -> Option<i32> {
+        (self.exit_known.load(Ordering::Acquire) != 0)
+            .then(|| self.exit_code.load(Ordering::Relaxed) as i32)
+    }
+
+    /// The process in this slot.
+    pub fn process_id(&self) -> ProcessId {
+        ProcessId {
+            pid: self.pid.load(Ordering::Acquire),
+            start_time: self.start_time.load(Ordering::Acquire),
+        }
+    }
+
+    /// Has the process that is (or is about to be) in this slot died?
+    pub(crate) fn is_dead(&self) -> bool {
+        match self.state() {
+            State::Free | State::Gone => false,
+            State::Dying => true,
+            State::Reserved => {
+                let id = self.process_id();
+                id.pid != 0 && !id.is_alive()
+            }
+            State::Live => self.life_lost(),
+        }
+    }
+
+    fn life_lost(&self) -> bool {
+        match self.life.try_lock() {
+            Acquired::Busy => false,
+            Acquired::Broken => true,
+            Acquired::OwnerDied => {
+                // The kernel marks the word when the *thread* ends that holds it. If that was the main thread, the process
+                // has gone with it, even while its memory is still being torn down.
+                let by_main =
+                    self.life_thread.load(Ordering::Relaxed) == self.pid.load(Ordering::Relaxed);
+                let dead = by_main || !self.process_id().is_alive();
+                if !dead {
+                    self.life.mark_repaired();
+                }
+                // Unlocked without a repair it stays broken, which is what `dead` looks like to the next who asks.
+                self.life.unlock();
+                dead
+            }
+            Acquired::Clean => {
+                self.life.unlock();
+                !self.process_id().is_alive()
+            }
+        }
+    }
+}
+
+impl Session {
+    /// The slot with this number.
+    pub fn slot(&self, number: u32) -> Result<&'static Slot, Corrupt> {
+        if number >= self.geometry().processes {
+            return Err(Corrupt("a process slot is out of range"));
+        }
+        self.segment().at(self.geometry().slot(number))
+    }
+
+    /// All slots that have ever been used, with their numbers.
+    pub fn slots(&self) -> impl Iterator<Item = (u32, &'static Slot)> + '_ {
+        let high = self
+            .header()
+            .process_high
+            .load(Ordering::Acquire)
+            .min(u64::from(self.geometry().processes)) as u32;
+        (0..high).filter_map(|i| Some((i, self.slot(i).ok()?)))
+    }
+
+    /// The slot of `owner`, if it is still that owner's.
+    pub fn slot_of(&self, owner: Owner) -> Option<&'static Slot> {
+        let slot = self.slot(owner.slot()).ok()?;
+        (slot.epoch.load(Ordering::Acquire) == owner.epoch()).then_some(slot)
+    }
+
+    /// The owner who has slot `number` now.
+    pub fn owner_in(&self, number: u32) -> Option<Owner> {
+        let slot = self.slot(number).ok()?;
+        Owner::from_word(Owner::new(number, slot.epoch.load(Ordering::Acquire)).word())
+    }
+
+    /// Is `owner` (as far as anybody knows) still able to do something?
+    pub fn is_alive(&self, owner: Owner) -> bool {
+        self.slot_of(owner)
+            .is_some_and(|s| matches!(s.state(), State::Live | State::Reserved) && !s.is_dead())
+    }
+
+    /// Takes a slot for a child that is about to be started by this process, which already holds for it all that this
+    /// process holds: whatever the parent drops meanwhile, the child will find.
+    pub fn reserve(&'static self, name: &str, role: Role) -> Result<Owner, ShmError> {
+        let parent = self.me()?;
+        let owner = self.take_slot(name, role, parent.word())?;
+        crash_point!("process.reserve.taken");
+        self.copy_holds(owner)?;
+        crash_point!("process.reserve.held");
+        Ok(owner)
+    }
+
+    pub(crate) fn take_slot(
+        &'static self,
+        name: &str,
+        role: Role,
+        parent: u32,
+    ) -> Result<Owner, ShmError> {
+        let header = self.header();
+        let mut txn = header.processes_guard.lock(self)?;
+        let high = header.process_high.load(Ordering::Relaxed);
+        let mut found = None;
+        for (i, slot) in self.slots() {
+            let reusable = match slot.state() {
+                State::Free => true,
+                // Nobody will ask for the status any more: it was read, or who would ask is gone.
+                State::Gone => {
+                    slot.exit_known.load(Ordering::Relaxed) & READ != 0
+                        || Owner::from_word(slot.parent.load(Ordering::Relaxed))
+                            .is_none_or(|p| !self.is_member(p))
+                }
+                _ => false,
+            };
+            if reusable {
+                found = Some(i);
+                break;
+            }
+        }
+        let number = match found {
+            Some(i) => i,
+            None if high < u64::from(self.geometry().processes) => {
+                txn.set(&header.process_high, high + 1);
+                high as u32
+            }
+            None => return Err(ShmError::TableFull("processes", self.geometry().processes)),
+        };
+        let slot = self.slot(number)?;
+        let epoch = slot.epoch.load(Ordering::Relaxed) % (Owner::EPOCHS - 1) + 1;
+        slot.life
+            .init()
+            .map_err(ShmError::system("initialize a mutex"))?;
+        slot.pid.store(0, Ordering::Relaxed);
+        slot.start_time.store(0, Ordering::Relaxed);
+        slot.life_thread.store(0, Ordering::Relaxed);
+        slot.parent.store(parent, Ordering::Relaxed);
+        slot.role.store(role as u32, Ordering::Relaxed);
+        slot.exit_known.store(0, Ordering::Relaxed);
+        slot.raw_fork
+            .store(u32::from(role == Role::Forked), Ordering::Relaxed);
+        slot.since_ns.store(now_ns(), Ordering::Relaxed);
+        slot.tasks_done.store(0, Ordering::Relaxed);
+        slot.task_board.store(0, Ordering::Relaxed);
+        store_text(&slot.name, name);
+        for w in &slot.waits {
+            w.thread.store(0, Ordering::Relaxed);
+        }
+        slot.epoch.store(epoch, Ordering::Release);
+        crash_point!("process.take.filled");
+        txn.set(&slot.state, State::Reserved as u64);
+        txn.commit();
+        Ok(Owner::new(number, epoch))
+    }
+
+    fn is_member(&self, owner: Owner) -> bool {
+        self.slot_of(owner)
+            .is_some_and(|s| matches!(s.state(), State::Live | State::Reserved))
+    }
+
+    /// The parent has learned its child's pid.
+    pub fn started(&self, child: Owner, pid: u32) {
+        if let Some(slot) = self.slot_of(child)
+            && slot.pid.load(Ordering::Acquire) == 0
+        {
+            slot.start_time.store(
+                ProcessId::of(pid).map_or(0, |p| p.start_time),
+                Ordering::Relaxed,
+            );
+            slot.pid.store(pid, Ordering::Release);
+        }
+    }
+
+    /// The child comes in: from here on the kernel tells everybody of its death.
+    pub(crate) fn occupy(&'static self, owner: Owner) -> Result<(), ShmError> {
+        let slot = self.slot_of(owner).ok_or(ShmError::Gone)?;
+        if slot.state() != State::Reserved {
+            return Err(ShmError::Gone);
+        }
+        let id = ProcessId::current();
+        slot.start_time.store(id.start_time, Ordering::Relaxed);
+        slot.pid.store(id.pid, Ordering::Release);
+        crash_point!("process.enter.pid");
+        match slot.life.try_lock() {
+            Acquired::Clean => {}
+            Acquired::OwnerDied => slot.life.mark_repaired(),
+            Acquired::Busy | Acquired::Broken => return Err(ShmError::Gone),
+        }
+        slot.life_thread.store(thread_id(), Ordering::Relaxed);
+        crash_point!("process.enter.alive");
+        slot.state.store(State::Live as u64, Ordering::Release);
+        crash_point!("process.enter.live");
+        Ok(())
+    }
+
+    pub(crate) fn has_said_goodbye(&self, slot: &Slot) -> bool {
+        slot.exit_known.load(Ordering::Acquire) & LEFT != 0
+    }
+
+    /// Publishes how a process ended, unless it said so itself.
+    pub(crate) fn publish_exit(&self, slot: &Slot, code: i32, flag: u32) {
+        if slot.exit_known.load(Ordering::Acquire) & KNOWN == 0 {
+            slot.exit_code.store(code as u32, Ordering::Relaxed);
+        }
+        slot.exit_known.fetch_or(KNOWN | flag, Ordering::Release);
+    }
+
+    /// The reaper's word on how `child` ended, which counts more than the child's own.
+    pub fn exited(&'static self, child: Owner, code: i32) -> Result<(), ShmError> {
+        let Some(slot) = self.slot_of(child) else {
+            return Ok(());
+        };
+        slot.exit_code.store(code as u32, Ordering::Relaxed);
+        slot.exit_known.fetch_or(KNOWN | REAPED, Ordering::Release);
+        if matches!(slot.state(), State::Live | State::Reserved | State::Dying) {
+            slot.state.store(State::Dying as u64, Ordering::Release);
+            self.recover_now()?;
+        }
+        if Owner::from_word(slot.parent.load(Ordering::Relaxed)) == self.current() {
+            slot.exit_known.fetch_or(READ, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The child could not be started.
+    pub fn abandon(&'static self, child: Owner) -> Result<(), ShmError> {
+        if let Some(slot) = self.slot_of(child) {
+            slot.exit_known.fetch_or(LEFT | READ, Ordering::Release);
+            slot.state.store(State::Dying as u64, Ordering::Release);
+            self.recover_now()?;
+        }
+        Ok(())
+    }
+
+    /// The exit code that the reaper of `child` has published, once; the slot may be used again afterwards.
+    pub fn exit_status(&self, child: Owner) -> Option<i32> {
+        let slot = self.slot_of(child)?;
+        if slot.exit_known.load(Ordering::Acquire) & REAPED == 0 {
+            return None;
+        }
+        let code = slot.exit_code.load(Ordering::Relaxed) as i32;
+        slot.exit_known.fetch_or(READ, Ordering::Release);
+        Some(code)
+    }
+
+    /// Was the slot reserved for a plain fork that has evidently not happened?
+    pub(crate) fn is_stale_fork(&self, slot: &Slot) -> bool {
+        slot.state() == State::Reserved
+            && slot.raw_fork.load(Ordering::Relaxed) == 1
+            && slot.pid.load(Ordering::Acquire) == 0
+            && now_ns().saturating_sub(slot.since_ns.load(Ordering::Relaxed)) > 5_000_000_000
+    }
+
+    /// Shows that this thread waits, until the returned value is dropped.
+    pub fn show_wait(&'static self, object: u32, kind: WaitKind) -> ShownWait {
+        let record = self
+            .current()
+            .and_then(|me| self.slot_of(me))
+            .and_then(|slot| {
+                let thread = thread_id();
+                slot.waits.iter().find(|w| {
+                    w.thread
+                        .compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok()
+                })
+            });
+        if let Some(w) = record {
+            w.kind.store(kind as u32, Ordering::Relaxed);
+            w.object.store(object.wrapping_add(1), Ordering::Relaxed);
+            w.since_ns.store(now_ns(), Ordering::Release);
+        }
+        ShownWait(record)
+    }
+}
+
+/// `exit_known`: a code is there.
+const KNOWN: u32 = 1;
+/// `exit_known`: the one entitled to it has read it.
+const READ: u32 = 2;
+/// `exit_known`: it said goodbye.
+pub(crate) const LEFT: u32 = 4;
+/// `exit_known`: the code is the reaper's.
+const REAPED: u32 = 8;
+
+/// Takes the record of a wait back when dropped.
+pub struct ShownWait(Option<&'static WaitRecord>);
+
+impl Drop for ShownWait {
+    fn drop(&mut self) {
+        if let Some(w) = self.0 {
+            w.thread.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// Reads a text that another process may be writing: what is torn shows as replacement characters.
+pub(crate) fn load_text(words: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = words
+        .iter()
+        .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
+        .collect();
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Stores a text, cut where it does not fit (at a character's edge).
+pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
+    let mut end = text.len().min(words.len() * 8);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = vec![0u8; words.len() * 8];
+    bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+    for (w, b) in words.iter().zip(bytes.chunks_exact(8)) {
+        w.store(
+            u64::from_le_bytes(b.try_into().expect("eight bytes")),
+            Ordering::Relaxed,
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! Giving back what a dead process held.
+//!
+//! Any member does it: whoever waits looks for dead members now and then, and whoever reaps a child says so at once. One at a
+//! time does the work, under the recovery guard, and each step can be done again if that one dies too. The order matters:
+//!
+//! 1. the guards: sections that the dead process left are undone, so that every word is committed;
+//! 2. the holds: each object is told, then released;
+//! 3. objects that it was destroying are destroyed;
+//! 4. blocks: those that are still its own belong to nobody else, and are freed;
+//! 5. the slot is given back.
+
+use procession_sys::clock::now_ns;
+
+use crate::arena::BlockOwner;
+use crate::bundle;
+use crate::crash_point;
+use crate::error::ShmError;
+use crate::primitive::Ordering;
+use crate::processes::{Owner, Slot, State};
+use crate::session::Session;
+
+/// How often, at most, one looks for dead members without a reason.
+const SWEEP_EVERY_NS: u64 = 25_000_000;
+
+impl Session {
+    /// Looks for members that have died, unless somebody just did, and recovers what they held.
+    pub fn sweep(&'static self) -> Result<(), ShmError> {
+        if self.current().is_none() {
+            return Ok(());
+        }
+        let now = now_ns();
+        let last = self.header().last_sweep_ns.load(Ordering::Relaxed);
+        if now.saturating_sub(last) < SWEEP_EVERY_NS {
+            return Ok(());
+        }
+        self.header().last_sweep_ns.store(now, Ordering::Relaxed);
+        self.trim_if_idle()?;
+        let rolled_back = self.header().rollbacks.load(Ordering::SeqCst)
+            != self.header().rollbacks_seen.load(Ordering::SeqCst);
+        if rolled_back
+            || self
+                .slots()
+                .any(|(_, slot)| slot.is_dead() || self.is_stale_fork(slot))
+        {
+            self.recover_now()?;
+        }
+        Ok(())
+    }
+
+    /// Recovers what dead members held, now. Returns at once if somebody else is at it.
+    pub fn recover_now(&'static self) -> Result<(), ShmError> {
+        let me = self.me()?;
+        let header = self.header();
+        let Some(_one_at_a_time) = header.recovery_guard.try_lock(self)? else {
+            return Ok(());
+        };
+        loop {
+            let rollbacks = header.rollbacks.load(Ordering::SeqCst);
+            let mut any = rollbacks != header.rollbacks_seen.load(Ordering::SeqCst);
+            for (number, slot) in self.slots() {
+                if number != me.slot() && (slot.is_dead() || self.is_stale_fork(slot)) {
+                    slot.state.store(State::Dying as u64, Ordering::Release);
+                    any = true;
+                }
+            }
+            if !any {
+                return Ok(());
+            }
+            self.settle_guards()?;
+            crash_point!("recover.settled");
+            for (number, slot) in self.slots() {
+                if slot.state() == State::Dying
+                    && let Some(dead) = self.owner_in(number)
+                {
+                    self.bury(dead, slot)?;
+                }
+            }
+            // What a section had moved away from its dead owner is the owner's again since it was undone.
+            self.free_blocks_of_the_dead()?;
+            header.rollbacks_seen.store(rollbacks, Ordering::SeqCst);
+            self.wake_everybody()?;
+        }
+    }
+
+    fn bury(&'static self, dead: Owner, slot: &'static Slot) -> Result<(), ShmError> {
+        let abnormal = !self.has_said_goodbye(slot);
+        if abnormal {
+            self.header().deaths.fetch_add(1, Ordering::Relaxed);
+        }
+        self.drop_holds(dead, abnormal)?;
+        crash_point!("recover.holds");
+        self.destroy_abandoned()?;
+        crash_point!("recover.destroyed");
+        self.free_all_of(dead)?;
+        crash_point!("recover.blocks");
+        slot.state.store(State::Gone as u64, Ordering::Release);
+        Ok(())
+    }
+
+    fn settle_guards(&'static self) -> Result<(), ShmError> {
+        let header = self.header();
+        for guard in [
+            &header.processes_guard,
+            &header.objects_guard,
+            &header.arena_guard,
+        ] {
+            drop(guard.try_lock(self)?);
+        }
+        for (index, entry) in self.entries() {
+            if let Some(kind) = entry.kind() {
+                (self.kind(kind)?.settle)(self, index, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every sleeper looks again: a peer may have died between its commit and the wake-up.
+    fn wake_everybody(&'static self) -> Result<(), ShmError> {
+        for (index, entry) in self.entries() {
+            if let Some(kind) = entry.kind() {
+                (self.kind(kind)?.wake)(self, index, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees all blocks that a process owns.
+    pub(crate) fn free_all_of(&'static self, owner: Owner) -> Result<(), ShmError> {
+        self.free_blocks_of(BlockOwner::process(owner), 0)
+    }
+
+    /// Frees all blocks of an owner but the one at `except`.
+    pub(crate) fn free_blocks_of(
+        &'static self,
+        owner: BlockOwner,
+        except: u64,
+    ) -> Result<(), ShmError> {
+        let mut found = Vec::new();
+        self.for_each_block(|at, of| {
+            if of.same_as(owner) && at != except {
+                found.push(at);
+            }
+        })?;
+        for at in found {
+            self.free_block(at)?;
+        }
+        Ok(())
+    }
+
+    fn free_blocks_of_the_dead(&'static self) -> Result<(), ShmError> {
+        let mut found = Vec::new();
+        self.for_each_block(|at, of| {
+            if let Some(owner) = of.as_process()
+                && self
+                    .slot_of(owner)
+                    .is_none_or(|s| matches!(s.state(), State::Gone | State::Free))
+            {
+                found.push(at);
+            }
+        })?;
+        for at in found {
+            self.free_block(at)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a block back with all that it stands for: a ticket's reference, the blocks of a bundle.
+    pub fn free_block(&'static self, at: u64) -> Result<(), ShmError> {
+        let owner = BlockOwner::from_word(self.block(at)?.owner.load(Ordering::Acquire));
+        if owner.has(BlockOwner::MANIFEST) {
+            for member in bundle::members(self, at)? {
+                if BlockOwner::from_word(self.block(member)?.owner.load(Ordering::Acquire))
+                    .same_as(BlockOwner::member_of(at))
+                {
+                    self.free_block(member)?;
+                }
+            }
+        }
+        if owner.has(BlockOwner::TICKET) {
+            self.void_ticket(at)?;
+        }
+        self.free_raw(at)
+    }
+}

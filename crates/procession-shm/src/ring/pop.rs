@@ -1,0 +1,139 @@
+//! Taking a message out.
+
+use crate::arena::BlockOwner;
+use crate::bundle;
+use crate::crash_point;
+use crate::error::{Corrupt, WaitError};
+use crate::gate::Wake;
+use crate::primitive::{AtomicU64, Ordering, fence};
+use crate::wait::{Wait, notify};
+use crate::watch;
+
+use super::Port;
+use super::layout::{Step, advance, count, offset};
+
+impl Port<'_> {
+    /// Takes the oldest message, if there is one. `take` runs under the guard and must be quick; it sees untrusted bytes.
+    pub(super) fn pop<T>(
+        &self,
+        wait: &mut Wait<'_>,
+        take: &mut impl FnMut(&[u8], Option<u64>) -> T,
+    ) -> Result<Option<T>, WaitError> {
+        let (session, body) = (self.session(), self.body);
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let mut txn = body.get.lock_within(session, wait)?;
+        if txn.recovered() {
+            self.wake_after_recovery()?;
+        }
+        let mut head = body.head.load(Ordering::Relaxed);
+        if count(body.tail.load(Ordering::Acquire)) == count(head) {
+            return Ok(None);
+        }
+        let first = body.head_segment.load(Ordering::Relaxed);
+        let mut segment = first;
+        let mut steps = 0;
+        let (data, len, block, in_block, next) = loop {
+            steps += 1;
+            match body.step(session, segment, offset(head))? {
+                Step::Message {
+                    data,
+                    len,
+                    block,
+                    in_block,
+                    next,
+                } => break (data, len, block, in_block, next),
+                Step::Wrap if steps < 4 => head &= !0xffff_ffff,
+                Step::Jump(to) if steps < 4 => {
+                    segment = to;
+                    head &= !0xffff_ffff;
+                }
+                _ => return Err(Corrupt("a ring leads in a circle").into()),
+            }
+        };
+        if let Some(block) = block {
+            let record = session.block(block)?;
+            let old = BlockOwner::from_word(record.owner.load(Ordering::Relaxed));
+            if !old.same_as(self.owner) {
+                return Err(Corrupt("a message names a block that is not its own").into());
+            }
+            txn.set(
+                &record.owner,
+                BlockOwner::process(session.me()?).with_flags_of(old).word(),
+            );
+        }
+        if segment != first {
+            // The segment that we leave becomes ours in the same section, and is freed after it.
+            txn.set(&body.head_segment, segment);
+            txn.set(
+                &session.block(first)?.owner,
+                BlockOwner::process(session.me()?).word(),
+            );
+        }
+        crash_point!("ring.pop.found");
+        let got = if in_block {
+            None
+        } else {
+            Some(take(session.segment().bytes(data, len)?, block))
+        };
+        crash_point!("ring.pop.taken");
+        let after = advance(head, next);
+        txn.commit_on(&body.head, after);
+        crash_point!("ring.pop.committed");
+        session
+            .segment()
+            .at::<AtomicU64>(segment)?
+            .store(next, Ordering::Release);
+        crash_point!("ring.pop.marked");
+        let bytes_out = body.bytes_out.load(Ordering::Relaxed);
+        body.bytes_out
+            .store(bytes_out.wrapping_add(len), Ordering::Relaxed);
+        notify(&body.drained, Wake::One);
+        let watched = self.handle.entry().watchers.load(Ordering::Relaxed) != 0;
+        if watched {
+            fence(Ordering::SeqCst);
+        }
+        let empty = count(body.tail.load(Ordering::Acquire)) == count(after);
+        drop(txn);
+        if segment != first {
+            session.free_raw(first)?;
+        }
+        crash_point!("ring.pop.left");
+        if watched && empty {
+            watch::emptied(self.handle, || Ok(!body.is_empty()))?;
+        }
+        match got {
+            Some(got) => Ok(Some(got)),
+            None => self.take_from_block(block, len, take).map(Some),
+        }
+    }
+
+    /// The message's bytes are in its block, or in the first part of its bundle.
+    #[cold]
+    fn take_from_block<T>(
+        &self,
+        block: Option<u64>,
+        len: u64,
+        take: &mut impl FnMut(&[u8], Option<u64>) -> T,
+    ) -> Result<T, WaitError> {
+        let session = self.session();
+        let block = block.ok_or(Corrupt("a long message has no block"))?;
+        let owner = BlockOwner::from_word(session.block(block)?.owner.load(Ordering::Relaxed));
+        let (bytes, rest) = if owner.has(BlockOwner::MANIFEST) {
+            let parts = bundle::unbind(session, block)?;
+            match parts[..] {
+                [bytes, rest] => (bytes.at, Some(rest.at)),
+                _ => return Err(Corrupt("a long message's bundle has the wrong length").into()),
+            }
+        } else {
+            (block, None)
+        };
+        if len > session.block_size(bytes)? {
+            return Err(Corrupt("a message is longer than its block").into());
+        }
+        let got = take(session.segment().bytes(bytes, len)?, rest);
+        session.free_block(bytes)?;
+        Ok(got)
+    }
+}

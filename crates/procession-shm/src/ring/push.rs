@@ -1,0 +1,216 @@
+//! Putting a message in.
+
+use crate::arena::BlockOwner;
+use crate::crash_point;
+use crate::error::{Corrupt, ShmError, WaitError};
+use crate::gate::Wake;
+use crate::guard::Txn;
+use crate::primitive::{AtomicU64, Ordering, fence};
+use crate::wait::{Wait, notify};
+use crate::watch;
+
+use super::layout::{
+    FIRST_SEGMENT, HAS_BLOCK, IN_BLOCK, JUMP, LAST_SEGMENT, RECORD, RECORDS, WRAP, advance, count,
+    offset,
+};
+use super::{INLINE_MAX, Message, Port};
+
+impl Port<'_> {
+    /// Puts a message in if there is room; false if there is none.
+    pub(super) fn push(
+        &self,
+        message: Message<'_>,
+        wait: &mut Wait<'_>,
+    ) -> Result<bool, WaitError> {
+        if !self.body.has_room(message.bytes.len() as u64) {
+            return Ok(false);
+        }
+        if message.bytes.len() <= INLINE_MAX {
+            return self.push_record(
+                message.bytes,
+                message.bytes.len() as u64,
+                message.block,
+                0,
+                wait,
+            );
+        }
+        // Copied to a block before anybody is kept waiting. A message that has a block besides gets a bundle of the two.
+        let session = self.session();
+        let mine = BlockOwner::process(session.me()?);
+        let len = message.bytes.len() as u64;
+        let bytes = session.alloc(len, mine)?;
+        session.segment().write(bytes, message.bytes)?;
+        crash_point!("ring.push.copied");
+        let block = match message.block {
+            None => bytes,
+            Some(other) => {
+                let parts = [
+                    crate::bundle::Part { at: bytes, len },
+                    crate::bundle::Part {
+                        at: other,
+                        len: session.block_size(other)?,
+                    },
+                ];
+                crate::bundle::bind(session, &parts)?
+            }
+        };
+        let pushed = self.push_record(&[], len, Some(block), IN_BLOCK, wait);
+        if !matches!(pushed, Ok(true)) {
+            if block != bytes {
+                crate::bundle::unbind(session, block)?;
+            }
+            session.free_block(bytes)?;
+        }
+        pushed
+    }
+
+    fn push_record(
+        &self,
+        inline: &[u8],
+        len: u64,
+        block: Option<u64>,
+        flags: u32,
+        wait: &mut Wait<'_>,
+    ) -> Result<bool, WaitError> {
+        let (session, body) = (self.session(), self.body);
+        let mut txn = body.put.lock_within(session, wait)?;
+        if txn.recovered() {
+            self.wake_after_recovery()?;
+        }
+        if !body.has_room(len) {
+            return Ok(false);
+        }
+        let tail = body.tail.load(Ordering::Relaxed);
+        let extra = if block.is_some() { 8 } else { 0 };
+        let record = (RECORD + extra + inline.len() as u64).next_multiple_of(8);
+        let (segment, at) = self.make_room(&mut txn, tail, record)?;
+        crash_point!("ring.push.room");
+        let base = segment + RECORDS + at;
+        let memory = session.segment();
+        let flags = flags | if block.is_some() { HAS_BLOCK } else { 0 };
+        memory
+            .at::<AtomicU64>(base)?
+            .store(u64::from(flags) << 32 | len, Ordering::Relaxed);
+        memory.write(base + RECORD + extra, inline)?;
+        if let Some(block) = block {
+            memory
+                .at::<AtomicU64>(base + RECORD)?
+                .store(block, Ordering::Relaxed);
+            let owner = &session.block(block)?.owner;
+            let old = BlockOwner::from_word(owner.load(Ordering::Relaxed));
+            txn.set(owner, self.owner.with_flags_of(old).word());
+        }
+        crash_point!("ring.push.written");
+        let bytes_in = body.bytes_in.load(Ordering::Relaxed);
+        body.bytes_in
+            .store(bytes_in.wrapping_add(len), Ordering::Relaxed);
+        txn.commit_on(&body.tail, advance(tail, at + record));
+        crash_point!("ring.push.committed");
+        // Still under the guard: if we are killed before the wake-up, the next who takes the guard learns of it.
+        notify(&body.filled, Wake::One);
+        crash_point!("ring.push.notified");
+        let entry = session.entry(self.reader)?;
+        if entry.watchers.load(Ordering::Relaxed) != 0 {
+            fence(Ordering::SeqCst);
+            // Only the message that ends the emptiness rings: before it, whoever emptied the ring took the rings.
+            if count(body.head.load(Ordering::Relaxed)) == count(tail) {
+                watch::ring(session, self.reader, entry)?;
+            }
+        }
+        drop(txn);
+        Ok(true)
+    }
+
+    /// A place for a record of `record` bytes: (segment, offset of the record in it).
+    #[inline]
+    fn make_room(&self, txn: &mut Txn<'_>, tail: u64, record: u64) -> Result<(u64, u64), ShmError> {
+        let (session, body) = (self.session(), self.body);
+        let segment = body.tail_segment.load(Ordering::Relaxed);
+        if segment == 0 {
+            return self.first_segment(txn, record);
+        }
+        let size = session.block_size(segment)? - RECORDS;
+        let mark = session
+            .segment()
+            .at::<AtomicU64>(segment)?
+            .load(Ordering::Acquire);
+        let at = offset(tail);
+        if at > size || mark > size {
+            return Err(Corrupt("a ring's position lies outside its segment").into());
+        }
+        // Every record leaves room for the header of a WRAP or JUMP behind it.
+        let need = record + 2 * RECORD;
+        if at >= mark {
+            if size - at >= need {
+                return Ok((segment, at));
+            }
+            if mark > need {
+                let word = session.segment().at::<AtomicU64>(segment + RECORDS + at)?;
+                word.store(u64::from(WRAP) << 32, Ordering::Relaxed);
+                return Ok((segment, 0));
+            }
+        } else if mark - at > need {
+            return Ok((segment, at));
+        }
+        self.next_segment(txn, segment, size, at, record)
+    }
+
+    #[cold]
+    fn first_segment(&self, txn: &mut Txn<'_>, record: u64) -> Result<(u64, u64), ShmError> {
+        let body = self.body;
+        let segment = self.new_segment(FIRST_SEGMENT.max(record + RECORDS + 2 * RECORD))?;
+        crash_point!("ring.first.allocated");
+        txn.set(&self.session().block(segment)?.owner, self.owner.word());
+        txn.set(&body.tail_segment, segment);
+        // Nobody reads before `tail` counts a message, and nobody is in an older segment.
+        txn.set(&body.head_segment, segment);
+        Ok((segment, 0))
+    }
+
+    #[cold]
+    fn next_segment(
+        &self,
+        txn: &mut Txn<'_>,
+        old: u64,
+        size: u64,
+        at: u64,
+        record: u64,
+    ) -> Result<(u64, u64), ShmError> {
+        let session = self.session();
+        let double = ((size + RECORDS) * 2).min(LAST_SEGMENT);
+        let segment = self.new_segment(double.max(record + RECORDS + 2 * RECORD))?;
+        crash_point!("ring.grow.allocated");
+        txn.set(&session.block(segment)?.owner, self.owner.word());
+        txn.set(&self.body.tail_segment, segment);
+        let base = old + RECORDS + at;
+        session
+            .segment()
+            .at::<AtomicU64>(base + RECORD)?
+            .store(segment, Ordering::Relaxed);
+        session
+            .segment()
+            .at::<AtomicU64>(base)?
+            .store(u64::from(JUMP) << 32, Ordering::Relaxed);
+        crash_point!("ring.grow.linked");
+        Ok((segment, 0))
+    }
+
+    fn new_segment(&self, len: u64) -> Result<u64, ShmError> {
+        let session = self.session();
+        let segment = session.alloc(len, BlockOwner::process(session.me()?))?;
+        session
+            .segment()
+            .at::<AtomicU64>(segment)?
+            .store(0, Ordering::Relaxed);
+        Ok(segment)
+    }
+
+    #[cold]
+    pub(super) fn wake_after_recovery(&self) -> Result<(), ShmError> {
+        self.body.wake_all(
+            self.session(),
+            self.reader,
+            self.session().entry(self.reader)?,
+        )
+    }
+}

@@ -1,0 +1,238 @@
+//! A counter that cannot go below zero, and who has how much of it.
+
+use procession_sys::clock::Deadline;
+
+use crate::crash_point;
+use crate::error::{Corrupt, ShmError, WaitError};
+use crate::gate::{Gate, Wake};
+use crate::guard::{Guard, Txn};
+use crate::objects::{Entry, Handle, KindOps};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::processes::Owner;
+use crate::ring::expect_kind;
+use crate::segment::Shared;
+use crate::session::Session;
+use crate::wait::{Check, Wait, WaitKind, notify};
+
+/// The kind.
+pub const SEMAPHORE: u8 = 6;
+
+pub(super) static OPS: KindOps = KindOps {
+    number: SEMAPHORE,
+    name: "semaphore",
+    settle: |s, _, e| {
+        drop(body(s, e)?.guard.try_lock(s)?);
+        Ok(())
+    },
+    wake: |s, _, e| {
+        notify(&body(s, e)?.gate, Wake::All);
+        Ok(())
+    },
+    dropped: |_, _, _| {},
+    died: |s, i, e, dead| body(s, e)?.give_back(s, i, dead),
+    destroy: |_, _, _| Ok(()),
+    describe: |s, e| {
+        body(s, e).map_or(Vec::new(), |b| {
+            vec![
+                ("value", b.value.load(Ordering::Relaxed)),
+                ("start", b.start.load(Ordering::Relaxed)),
+                ("recoveries", b.recoveries.load(Ordering::Relaxed)),
+            ]
+        })
+    },
+};
+
+fn body(session: &Session, entry: &Entry) -> Result<&'static SemaphoreBody, Corrupt> {
+    session.segment().at(entry.body.load(Ordering::Acquire))
+}
+
+/// The semaphore as it stands in shared memory.
+#[repr(C)]
+struct SemaphoreBody {
+    guard: Guard,
+    value: AtomicU64,
+    /// The value at the start.
+    start: AtomicU64,
+    /// The value that a release may not exceed.
+    max: AtomicU64,
+    recoveries: AtomicU64,
+    /// The slot of one who had units lately: where a release by another process looks first.
+    hint: AtomicU64,
+    gate: Gate,
+}
+
+// SAFETY: repr(C) of a guard, atomics and a gate.
+unsafe impl Shared for SemaphoreBody {}
+
+impl SemaphoreBody {
+    /// Units that a dead process had come back, as far as the semaphore had them at its start: what was acquired to
+    /// signal something, and is not meant to be released by the acquirer, is not given back.
+    fn give_back(
+        &'static self,
+        session: &'static Session,
+        index: u32,
+        dead: Owner,
+    ) -> Result<(), ShmError> {
+        let mut txn = self.guard.lock(session)?;
+        let units = &session.hold_record(dead.slot(), index)?.units;
+        let value = self.value.load(Ordering::Relaxed);
+        let missing = self.start.load(Ordering::Relaxed).saturating_sub(value);
+        let back = units.load(Ordering::Relaxed).min(missing);
+        if back > 0 {
+            txn.set(&self.value, value + back);
+            txn.set(
+                &self.recoveries,
+                self.recoveries.load(Ordering::Relaxed) + 1,
+            );
+        }
+        txn.set(units, 0);
+        crash_point!("semaphore.recover.set");
+        txn.commit();
+        if back > 0 {
+            notify(&self.gate, Wake::All);
+        }
+        Ok(())
+    }
+}
+
+/// A semaphore, held by this process as an object.
+#[derive(Clone)]
+pub struct Semaphore {
+    handle: Handle,
+    body: &'static SemaphoreBody,
+}
+
+impl std::fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Semaphore")
+            .field("value", &self.value())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Semaphore {
+    /// Makes one with `value` to take; a release beyond `max` is refused.
+    pub fn create(
+        session: &'static Session,
+        name: &str,
+        value: u64,
+        max: u64,
+    ) -> Result<Self, ShmError> {
+        let len = size_of::<SemaphoreBody>() as u64;
+        let handle = session.create_object(SEMAPHORE, len, name, None, |at| {
+            let body: &'static SemaphoreBody = session.segment().at(at)?;
+            body.guard
+                .init()
+                .map_err(ShmError::system("initialize a mutex"))?;
+            body.value.store(value, Ordering::Relaxed);
+            body.start.store(value, Ordering::Relaxed);
+            body.max.store(max, Ordering::Relaxed);
+            Ok(())
+        })?;
+        Self::of(handle)
+    }
+
+    /// The semaphore that a handle means.
+    pub fn of(handle: Handle) -> Result<Self, ShmError> {
+        expect_kind(&handle, &OPS)?;
+        Ok(Self {
+            body: handle.body()?,
+            handle,
+        })
+    }
+
+    /// The handle.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Takes one if there is one.
+    pub fn try_acquire(&self) -> Result<bool, ShmError> {
+        if self.value() == 0 {
+            return Ok(false);
+        }
+        let session = self.handle.session();
+        let me = session.me()?;
+        let body = self.body;
+        let mut txn = body.guard.lock(session)?;
+        self.notice_recovery(&txn);
+        let value = body.value.load(Ordering::Relaxed);
+        if value == 0 {
+            return Ok(false);
+        }
+        let units = &session.hold_record(me.slot(), self.handle.index())?.units;
+        txn.set(&body.value, value - 1);
+        txn.set(units, units.load(Ordering::Relaxed) + 1);
+        crash_point!("semaphore.acquire.set");
+        txn.commit();
+        body.hint.store(u64::from(me.slot()), Ordering::Relaxed);
+        crash_point!("semaphore.acquire.committed");
+        Ok(true)
+    }
+
+    /// Takes one, waiting until `deadline`.
+    pub fn acquire(&self, deadline: Deadline, check: Check<'_>) -> Result<(), WaitError> {
+        let session = self.handle.session();
+        let mut wait =
+            Wait::new(session, self.handle.index(), WaitKind::Acquire, deadline).checked(check);
+        wait.until(&self.body.gate, || Ok(self.try_acquire()?.then_some(())))
+    }
+
+    /// Gives one back. False if that would exceed the maximum.
+    pub fn release(&self) -> Result<bool, ShmError> {
+        let session = self.handle.session();
+        let body = self.body;
+        let mut txn = body.guard.lock(session)?;
+        self.notice_recovery(&txn);
+        let value = body.value.load(Ordering::Relaxed);
+        if value >= body.max.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        if let Some(units) = self.whose(session)? {
+            txn.set(units, units.load(Ordering::Relaxed) - 1);
+        }
+        txn.set(&body.value, value + 1);
+        crash_point!("semaphore.release.set");
+        txn.checkpoint();
+        crash_point!("semaphore.release.committed");
+        notify(&body.gate, Wake::One);
+        txn.commit();
+        Ok(true)
+    }
+
+    /// Whose unit a release of ours gives back: our own, else that of whoever has some.
+    fn whose(&self, session: &'static Session) -> Result<Option<&'static AtomicU64>, ShmError> {
+        let has = |slot: u32| -> Result<Option<&'static AtomicU64>, ShmError> {
+            let units = &session.hold_record(slot, self.handle.index())?.units;
+            Ok((units.load(Ordering::Relaxed) > 0).then_some(units))
+        };
+        let hint = self.body.hint.load(Ordering::Relaxed) as u32 % session.geometry().processes;
+        for slot in [session.me()?.slot(), hint] {
+            if let Some(units) = has(slot)? {
+                return Ok(Some(units));
+            }
+        }
+        for (slot, _) in session.slots() {
+            if let Some(units) = has(slot)? {
+                return Ok(Some(units));
+            }
+        }
+        Ok(None)
+    }
+
+    fn notice_recovery(&self, txn: &Txn<'_>) {
+        if txn.recovered() {
+            notify(&self.body.gate, Wake::All);
+        }
+    }
+
+    /// What can be taken now.
+    pub fn value(&self) -> u64 {
+        self.body.value.load(Ordering::Acquire)
+    }
+
+    /// How often units came back from a process that had died.
+    pub fn recoveries(&self) -> u64 {
+        self.body.recoveries.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,211 @@
+//! How anybody waits: spin a little, then sleep in slices, always with a deadline, a liveness check and a way out.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use procession_sys::clock::Deadline;
+use procession_sys::futex;
+
+use crate::error::WaitError;
+use crate::gate::{Gate, Wake};
+use crate::session::Session;
+
+/// The caller's own check, run between slices and after every signal. `false` ends the wait with `Interrupted`.
+pub type Check<'a> = &'a mut dyn FnMut() -> bool;
+
+/// One wait in progress: until when, and what is checked meanwhile.
+pub struct Wait<'a> {
+    session: &'static Session,
+    deadline: Deadline,
+    check: Option<Check<'a>>,
+    slice: Duration,
+    /// What is shown to those who look from outside: the object waited for, and why.
+    shown: (u32, WaitKind),
+}
+
+/// What a process waits for, as tools show it.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitKind {
+    /// A lock that another one holds.
+    Acquire = 1,
+    /// Something to take out of a queue or pipe.
+    Get = 2,
+    /// Room in a queue or pipe.
+    Put = 3,
+    /// A notification of a condition, event or barrier.
+    Signal = 4,
+    /// All tasks of a queue to be done.
+    Join = 5,
+    /// A task to work on.
+    Task = 6,
+    /// Results of a pool.
+    Result = 7,
+    /// A process to end.
+    Exit = 8,
+}
+
+impl WaitKind {
+    /// From the word in a process's slot.
+    pub fn from_word(word: u32) -> Option<Self> {
+        [
+            Self::Acquire,
+            Self::Get,
+            Self::Put,
+            Self::Signal,
+            Self::Join,
+            Self::Task,
+            Self::Result,
+            Self::Exit,
+        ]
+        .into_iter()
+        .find(|k| *k as u32 == word)
+    }
+
+    /// A short verb phrase.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Acquire => "acquire",
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Signal => "wait",
+            Self::Join => "join",
+            Self::Task => "idle",
+            Self::Result => "results",
+            Self::Exit => "exit",
+        }
+    }
+}
+
+/// The first sleep; doubled up to [`LONGEST`] while nothing happens, so that an idle process costs next to nothing.
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_millis(400);
+
+impl<'a> Wait<'a> {
+    /// A wait for `object` (its index in the session) until `deadline`.
+    pub fn new(session: &'static Session, object: u32, kind: WaitKind, deadline: Deadline) -> Self {
+        Self {
+            session,
+            deadline,
+            check: None,
+            slice: FIRST,
+            shown: (object, kind),
+        }
+    }
+
+    /// With the caller's own check.
+    pub fn checked(mut self, check: Check<'a>) -> Self {
+        self.check = Some(check);
+        self
+    }
+
+    /// True for a wait that may not sleep at all.
+    pub fn is_poll(&self) -> bool {
+        self.deadline.is_now()
+    }
+
+    /// Waits at `gate` until `ready` gives a value.
+    pub fn until<T>(
+        &mut self,
+        gate: &Gate,
+        mut ready: impl FnMut() -> Result<Option<T>, WaitError>,
+    ) -> Result<T, WaitError> {
+        if let Some(value) = ready()? {
+            return Ok(value);
+        }
+        if self.deadline.is_now() {
+            return Err(WaitError::TimedOut);
+        }
+        if let Some(value) = spin(&mut ready)? {
+            return Ok(value);
+        }
+        let _shown = self.session.show_wait(self.shown.0, self.shown.1);
+        loop {
+            let seq = gate.prepare();
+            if let Some(value) = ready()? {
+                return Ok(value);
+            }
+            let slept = futex::wait(gate.word(), seq, self.deadline.slice(self.slice));
+            if let Some(value) = ready()? {
+                return Ok(value);
+            }
+            match slept {
+                futex::Woken::Woken | futex::Woken::Changed => {}
+                futex::Woken::TimedOut | futex::Woken::Interrupted => {
+                    self.tick(slept == futex::Woken::TimedOut)?
+                }
+            }
+        }
+    }
+
+    /// Between two attempts to get a guard whose holder takes its time.
+    pub(crate) fn tick_patiently(&mut self) -> Result<(), WaitError> {
+        self.tick(true)
+    }
+
+    fn tick(&mut self, quiet: bool) -> Result<(), WaitError> {
+        if let Some(check) = self.check.as_mut()
+            && !check()
+        {
+            return Err(WaitError::Interrupted);
+        }
+        if self.deadline.passed() {
+            return Err(WaitError::TimedOut);
+        }
+        if quiet {
+            self.session.sweep()?;
+            self.slice = (self.slice * 2).min(LONGEST);
+        }
+        Ok(())
+    }
+}
+
+/// Wakes those who sleep at `gate` (see [`Gate::notify`]).
+#[inline]
+pub fn notify(gate: &Gate, wake: Wake) {
+    gate.notify(wake, futex::wake);
+}
+
+const PAUSES: u32 = 128;
+const YIELDS: u32 = 40;
+
+thread_local! {
+    /// How often in a row spinning was in vain; saturates. Spinning pauses while it is high.
+    static VAIN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Looks again and again for some tens of microseconds, less than a wake-up across two processors costs. The second part
+/// gives the processor away at each turn: the one we wait for may need just this one. A thread that has spun in vain some
+/// times in a row does it only every 16th time, until it helps again.
+fn spin<T>(
+    ready: &mut impl FnMut() -> Result<Option<T>, WaitError>,
+) -> Result<Option<T>, WaitError> {
+    let vain = VAIN.get();
+    if vain >= 4 && vain % 16 != 0 {
+        VAIN.set(vain.wrapping_add(1).max(4));
+        return Ok(None);
+    }
+    let pauses = if single_cpu() { 0 } else { PAUSES };
+    for turn in 0..pauses + YIELDS {
+        if turn < pauses {
+            std::hint::spin_loop();
+            if turn % 4 != 0 {
+                continue;
+            }
+        } else {
+            std::thread::yield_now();
+        }
+        if let Some(value) = ready()? {
+            VAIN.set(0);
+            return Ok(Some(value));
+        }
+    }
+    VAIN.set(vain.wrapping_add(1));
+    Ok(None)
+}
+
+fn single_cpu() -> bool {
+    use std::sync::OnceLock;
+    static ONE: OnceLock<bool> = OnceLock::new();
+    *ONE.get_or_init(|| procession_sys::limits::cpus() < 2)
+}

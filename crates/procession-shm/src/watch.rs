@@ -1,0 +1,163 @@
+//! Descriptors that become readable when an object has something for its reader.
+//!
+//! Nobody pays for them until somebody asks: an object that is watched says so in its entry, and only then does a writer
+//! that makes it non-empty look up the watchers and ring each by name (see [`procession_sys::notify`]). The reader takes the
+//! rings when it has found the object empty, and looks once more afterwards.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use procession_sys::notify::{Bell, Listener};
+
+use crate::error::ShmError;
+use crate::objects::{Entry, HELD, Handle, WATCHES};
+use crate::primitive::{AtomicU32, Ordering};
+use crate::session::Session;
+
+/// This process's listeners, by session and object. A child of a fork makes its own (the kernel's sockets are shared with
+/// the parent), on the same descriptor numbers, since those may stand in selectors.
+static LISTENERS: OnceLock<Mutex<HashMap<(u64, u32, u32), Arc<Watch>>>> = OnceLock::new();
+
+/// A descriptor that is readable while its object may have something for us.
+#[derive(Debug)]
+pub struct Watch {
+    listener: Mutex<Listener>,
+    member: AtomicU32,
+    fd: i32,
+}
+
+impl Watch {
+    /// The descriptor's number.
+    pub fn raw_fd(&self) -> i32 {
+        self.fd
+    }
+
+    /// Takes the rings that have come.
+    pub fn clear(&self) {
+        self.listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+fn name(session: &Session, member: u32, object: u32) -> String {
+    format!("procession-{:016x}-{member:x}-{object:x}", session.id())
+}
+
+/// The watch of this process on `handle`'s object, made on first use. It rings right away if `readable` says so.
+pub fn watch(
+    handle: &Handle,
+    readable: impl Fn() -> Result<bool, ShmError>,
+) -> Result<Arc<Watch>, ShmError> {
+    let session = handle.session();
+    let me = session.me()?.word();
+    let all = LISTENERS.get_or_init(Mutex::default);
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (session.id(), handle.index(), handle.generation());
+    let known = all.get(&key).cloned();
+    let watch = match known {
+        Some(w) if w.member.load(Ordering::Relaxed) == me => w,
+        other => {
+            let fresh = Listener::bind(&name(session, me, handle.index()))
+                .map_err(ShmError::system("bind a socket"))?;
+            let watch = if let Some(old) = other {
+                let mut listener = old.listener.lock().unwrap_or_else(PoisonError::into_inner);
+                listener
+                    .replace(&fresh)
+                    .map_err(ShmError::system("duplicate a descriptor"))?;
+                drop(listener);
+                old.member.store(me, Ordering::Relaxed);
+                old
+            } else {
+                let fd = fresh.as_fd().as_raw_fd();
+                Arc::new(Watch {
+                    listener: Mutex::new(fresh),
+                    member: AtomicU32::new(me),
+                    fd,
+                })
+            };
+            all.insert(key, watch.clone());
+            handle
+                .hold_record()?
+                .flags
+                .fetch_or(WATCHES, Ordering::SeqCst);
+            handle.entry().watchers.fetch_add(1, Ordering::SeqCst);
+            watch
+        }
+    };
+    if readable()? {
+        ring_one(session, me, handle.index());
+    }
+    Ok(watch)
+}
+
+/// After this process has emptied the object: takes the rings, and rings again if `readable` has become true meanwhile.
+#[cold]
+pub fn emptied(
+    handle: &Handle,
+    readable: impl Fn() -> Result<bool, ShmError>,
+) -> Result<(), ShmError> {
+    let Some(all) = LISTENERS.get() else {
+        return Ok(());
+    };
+    let key = (handle.session().id(), handle.index(), handle.generation());
+    let Some(watch) = all
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&key)
+        .cloned()
+    else {
+        return Ok(());
+    };
+    watch.clear();
+    if readable()? {
+        ring_one(
+            handle.session(),
+            handle.session().me()?.word(),
+            handle.index(),
+        );
+    }
+    Ok(())
+}
+
+/// Drops this process's watch, when its last handle goes.
+pub fn forget(session: &'static Session, index: u32, entry: &'static Entry) {
+    if let Some(all) = LISTENERS.get() {
+        all.lock().unwrap_or_else(PoisonError::into_inner).remove(&(
+            session.id(),
+            index,
+            entry.generation(),
+        ));
+    }
+}
+
+/// Rings everybody who watches the object.
+#[cold]
+pub fn ring(session: &'static Session, index: u32, entry: &'static Entry) -> Result<(), ShmError> {
+    let mut found = false;
+    for (number, _) in session.slots() {
+        let word = session
+            .hold_record(number, index)?
+            .flags
+            .load(Ordering::Acquire);
+        if word & HELD != 0
+            && word & WATCHES != 0
+            && let Some(owner) = session.owner_in(number)
+        {
+            found |= ring_one(session, owner.word(), index);
+        }
+    }
+    if !found {
+        entry.watchers.store(0, Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+fn ring_one(session: &Session, member: u32, index: u32) -> bool {
+    static BELL: OnceLock<Option<Bell>> = OnceLock::new();
+    let bell = BELL.get_or_init(|| Bell::new().ok());
+    bell.as_ref()
+        .is_some_and(|b| b.ring(&name(session, member, index)))
+}

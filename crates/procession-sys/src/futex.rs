@@ -1,0 +1,59 @@
+//! Waiting on a word of shared memory, and waking those who wait.
+//!
+//! The words are in memory that several processes map, so none of these calls is process-private.
+
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use rustix::thread::futex;
+
+/// Why [`wait`] came back. Whoever waits checks its condition again in every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Somebody called [`wake`], or the kernel woke us for no reason.
+    Woken,
+    /// The word did not hold the expected value any more.
+    Changed,
+    /// A signal handler ran.
+    Interrupted,
+    /// The time was up.
+    TimedOut,
+}
+
+/// Sleeps while `word` holds `expected`, for `timeout` at most.
+pub fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Woken {
+    let ts = rustix::time::Timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match futex::wait(word, futex::Flags::empty(), expected, Some(&ts)) {
+        Ok(()) => Woken::Woken,
+        Err(rustix::io::Errno::AGAIN) => Woken::Changed,
+        Err(rustix::io::Errno::TIMEDOUT) => Woken::TimedOut,
+        // EINTR, and anything unforeseen: the caller re-checks and is bounded by its slices.
+        Err(_) => Woken::Interrupted,
+    }
+}
+
+/// Wakes up to `count` sleepers of `word` and says how many there were.
+pub fn wake(word: &AtomicU32, count: u32) -> usize {
+    futex::wake(word, futex::Flags::empty(), count.min(i32::MAX as u32)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_word_is_not_waited_for() {
+        let word = AtomicU32::new(1);
+        assert_eq!(wait(&word, 0, Duration::from_secs(60)), Woken::Changed);
+    }
+
+    #[test]
+    fn an_unchanged_word_times_out() {
+        let word = AtomicU32::new(1);
+        assert_eq!(wait(&word, 1, Duration::from_millis(1)), Woken::TimedOut);
+        assert_eq!(wake(&word, 1), 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! Which process is meant: a pid alone may be used again.
+
+use rustix::process::Pid;
+
+/// A process, told apart from a later one with the same pid by the moment at which it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProcessId {
+    /// The process id.
+    pub pid: u32,
+    /// Clock ticks from boot to its start.
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// This process.
+    pub fn current() -> Self {
+        let pid = std::process::id();
+        Self {
+            pid,
+            start_time: start_time(pid).unwrap_or(0),
+        }
+    }
+
+    /// The process that has `pid` now, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        Some(Self {
+            pid,
+            start_time: start_time(pid)?,
+        })
+    }
+
+    /// Is this very process still running? A zombie is not: it will never do anything again.
+    pub fn is_alive(self) -> bool {
+        match stat(self.pid) {
+            Some((state, start)) => {
+                (self.start_time == 0 || start == self.start_time)
+                    && !matches!(state, 'Z' | 'X' | 'x')
+            }
+            None => false,
+        }
+    }
+}
+
+/// The id of the calling thread.
+pub fn thread_id() -> u32 {
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
+}
+
+/// The pid of this process's parent.
+pub fn parent_pid() -> u32 {
+    rustix::process::getppid().map_or(0, |p: Pid| p.as_raw_nonzero().get().unsigned_abs())
+}
+
+fn start_time(pid: u32) -> Option<u64> {
+    stat(pid).map(|s| s.1)
+}
+
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let stat = procfs::process::Process::new(i32::try_from(pid).ok()?)
+        .ok()?
+        .stat()
+        .ok()?;
+    Some((stat.state, stat.starttime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_are_alive_and_another_start_time_is_not_us() {
+        let me = ProcessId::current();
+        assert!(me.is_alive());
+        assert!(
+            !ProcessId {
+                start_time: me.start_time + 1,
+                ..me
+            }
+            .is_alive()
+        );
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        let pidfd = crate::process::PidFd::open(child.id()).unwrap();
+        crate::poll::wait_readable(
+            &pidfd,
+            crate::clock::Deadline::after(Some(std::time::Duration::from_secs(60))),
+        )
+        .unwrap();
+        assert!(!id.is_alive());
+        child.wait().unwrap();
+        assert!(!id.is_alive());
+    }
+}

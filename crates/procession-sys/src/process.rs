@@ -1,0 +1,120 @@
+//! Child processes: a handle that cannot mean another process, signals, exit statuses.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+use crate::Errno;
+use crate::clock::Deadline;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It left with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// As Python counts: the code, or the negative signal.
+    pub fn as_exitcode(self) -> i32 {
+        match self {
+            Self::Code(c) => c,
+            Self::Signal(s) => -s,
+        }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(c) => write!(f, "exit code {c}"),
+            Self::Signal(s) => match nix::sys::signal::Signal::try_from(*s) {
+                Ok(name) => write!(f, "{name}"),
+                Err(_) => write!(f, "signal {s}"),
+            },
+        }
+    }
+}
+
+/// A process by descriptor: readable once the process has ended, never another process.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens the process that has `pid` now. Only its parent, before reaping it, can be sure which one that is.
+    pub fn open(pid: u32) -> Result<Self, Errno> {
+        let pid = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map(Self)
+    }
+
+    /// Sends a signal by number.
+    pub fn signal(&self, signal: i32) -> Result<(), Errno> {
+        let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
+        rustix::process::pidfd_send_signal(&self.0, signal)
+    }
+
+    /// Waits until the process has ended. False when the deadline came first.
+    pub fn wait(&self, deadline: Deadline) -> Result<bool, Errno> {
+        crate::poll::wait_readable(&self.0, deadline)
+    }
+
+    /// Reaps our child, if it has ended; `ECHILD` if it is not ours or reaped already.
+    pub fn reap(&self) -> Result<Option<Exit>, Errno> {
+        let status = rustix::process::waitid(
+            WaitId::PidFd(self.0.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        )?;
+        Ok(status.and_then(|s| {
+            s.exit_status()
+                .map(Exit::Code)
+                .or_else(|| s.terminating_signal().map(Exit::Signal))
+        }))
+    }
+}
+
+/// Ends this process as if it had been killed from outside, at this very instruction.
+pub fn kill_self() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    loop {
+        std::thread::park();
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for PidFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn signalled_and_reaped() {
+        let child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let fd = PidFd::open(child.id()).unwrap();
+        assert!(!fd.wait(Deadline::NOW).unwrap());
+        assert_eq!(fd.reap().unwrap(), None);
+        fd.signal(9).unwrap();
+        assert!(
+            fd.wait(Deadline::after(Some(Duration::from_secs(60))))
+                .unwrap()
+        );
+        assert_eq!(fd.reap().unwrap(), Some(Exit::Signal(9)));
+        assert_eq!(Exit::Signal(9).to_string(), "SIGKILL");
+        assert_eq!(Exit::Signal(9).as_exitcode(), -9);
+    }
+}
