@@ -89,11 +89,14 @@ endif
 	$(call say,Rust doctests)
 	$(LIMIT) 600 cargo test $(RUST) --doc
 
-# Models of the shared words: every interleaving of a few threads, in a build of its own.
+# Models of the shared words: every interleaving of a few threads, in a build of its own. They need
+# optimised code and not the minutes of a release build.
+LIGHT := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	CARGO_PROFILE_RELEASE_DEBUG=0
 .PHONY: test-loom
 test-loom:
 	$(call say,Loom models)
-	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$${LOOM_MAX_PREEMPTIONS:-3} \
+	$(LIGHT) RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$${LOOM_MAX_PREEMPTIONS:-3} \
 		CARGO_TARGET_DIR=$(TARGET)/loom \
 		$(LIMIT) 900 cargo test --release -p procession-shm --test 'loom_*'
 
@@ -114,11 +117,12 @@ lint: lint-rust lint-python deny
 
 .PHONY: lint-rust
 lint-rust:
-	$(call say,Rust: format + clippy + tidy)
+	$(call say,Rust: format + clippy + rustdoc + tidy)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom \
+	$(LIGHT) RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom \
 		cargo clippy --release -p procession-shm --tests -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	PYTHON="$(PYTHON)" cargo xtask tidy
 
 .PHONY: lint-python
@@ -127,6 +131,12 @@ lint-python: $(VENV)/lint-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The hand-written stubs say what the built module has.
+.PHONY: stubtest
+stubtest: develop $(VENV)/lint-installed
+	$(call say,Python: stubs against the module)
+	$(LIMIT) 300 $(BIN)/python -m mypy.stubtest procession._native
 
 # cargo-deny takes some minutes to build, so it is kept outside of the checkout. Its check of
 # advisories needs a database from outside the registries: `make deny-advisories`.

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +49,24 @@ def start_method(request: pytest.FixtureRequest) -> str:
 def ctx(start_method: str) -> BaseContext:
     """A context for each start method."""
     return procession.get_context(start_method)
+
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> Program:
+    """Return a function that runs Python source as a program of its own, to its end."""
+
+    def run(
+        source: str, *arguments: str, options: tuple[str, ...] = (), bound: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / "program.py"
+        path.write_text(textwrap.dedent(source))
+        command = [sys.executable, *options, str(path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=bound, check=False)
+
+    return run
 
 
 def wait_until(condition: Callable[[], object], bound: float = BOUND) -> bool:
