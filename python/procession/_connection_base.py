@@ -148,7 +148,9 @@ class _ConnectionBase:
         """Send an object, pickled."""
         self._check_closed()
         self._check_writable()
-        self._send_bytes(reduction.ForkingPickler.dumps(obj))
+        # Released even if sending fails: a BytesIO must not be collected while it is looked into.
+        with memoryview(reduction.ForkingPickler.dumps(obj)) as message:
+            self._send_bytes(message)
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive one message as bytes.
@@ -233,12 +235,16 @@ class Connection(_ConnectionBase):
 
     def _write_all(self, parts: list[memoryview]) -> None:
         fd = self._check_closed()
-        while parts:
-            written = os.writev(fd, parts)
-            while parts and written >= parts[0].nbytes:
-                written -= parts.pop(0).nbytes
-            if parts:
-                parts[0] = parts[0][written:]
+        try:
+            while parts:
+                written = os.writev(fd, parts)
+                while parts and written >= parts[0].nbytes:
+                    written -= parts.pop(0).nbytes
+                if parts:
+                    parts[0] = parts[0][written:]
+        finally:
+            for part in parts:
+                part.release()
 
     def _recv_header(self) -> int:
         (size,) = _LENGTH.unpack(self._read(_LENGTH.size))

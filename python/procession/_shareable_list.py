@@ -132,9 +132,11 @@ class ShareableList:
             fmt = f"{end - start}s"
         else:
             fmt = _FORMATS[type(value)]
-        buf = self.shm.buf
         # First what may fail: a number that has no room leaves the item as it was.
-        struct.pack_into(fmt, buf, self._data_start + start, encoded)
+        packed = struct.pack(fmt, encoded)
+        buf = self.shm.buf
+        start += self._data_start
+        buf[start : start + len(packed)] = packed
         struct.pack_into("8s", buf, self._formats_start + index * _WORD, fmt.encode())
         struct.pack_into("b", buf, self._codes_start + index, _kind(value))
 

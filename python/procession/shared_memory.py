@@ -48,15 +48,23 @@ def _map(fd: int, size: int) -> mmap.mmap:
     return mmap.mmap(fd, size)
 
 
-def _references(mapping: mmap.mmap) -> int:
-    return sys.getrefcount(mapping)
+def _is_exported(mapping: mmap.mmap) -> bool:
+    """Whether a buffer of the mapping is in use."""
+    try:
+        # No mapping can be so small, but what mmap complains about first is a buffer in use.
+        mapping.resize(-1)
+    except BufferError:
+        return True
+    except (TypeError, ValueError):
+        pass
+    return False
 
 
-def _quiet_references() -> int:
-    """The references to a mapping during a close() when nobody looks into it."""
-    holder = SharedMemory.__new__(SharedMemory)
-    holder._mmap = mapping = mmap.mmap(-1, 1)
-    return _references(mapping)
+def _check_name(name: str) -> str:
+    # The system would take a part of it for the name, before 3.13 without a word.
+    if "\0" in name:
+        raise ValueError("embedded null character")
+    return name
 
 
 def _keep_alive(_mapping: mmap.mmap) -> None:
@@ -92,7 +100,7 @@ class SharedMemory:
         if name is None and not self._flags & os.O_EXCL:
             raise ValueError("'name' can only be None if create=True")
         self._track = track
-        self._open(name)
+        full_name = self._name = self._open(name)
         try:
             if create:
                 os.ftruncate(self._fd, size)
@@ -105,23 +113,22 @@ class SharedMemory:
                 self.unlink()
             raise
         if track:
-            resource_tracker.register(self._name, "shared_memory")
+            resource_tracker.register(full_name, "shared_memory")
         self._buf = memoryview(self._mmap)
 
-    def _open(self, name: str | None) -> None:
+    def _open(self, name: str | None) -> str:
+        """Open the block of that name, or a new one; the name, as the system has it."""
         if name is not None:
-            full_name = "/" + name if self._prepend_leading_slash else name
+            full_name = _check_name("/" + name if self._prepend_leading_slash else name)
             self._fd = _posixshmem.shm_open(full_name, self._flags, mode=self._mode)
-            self._name = full_name
-            return
+            return full_name
         while True:
             candidate = _make_filename()
             try:
                 self._fd = _posixshmem.shm_open(candidate, self._flags, mode=self._mode)
             except FileExistsError:
                 continue
-            self._name = candidate
-            return
+            return candidate
 
     def __del__(self) -> None:
         # No close(): whoever still has a view of the memory, even through a NumPy array that a
@@ -168,10 +175,11 @@ class SharedMemory:
             view.release()
             self._buf = None
         if mapping is not None:
-            # Each view that is still in use refers to the mapping.
-            if _references(mapping) > _quiet_references():
+            if _is_exported(mapping):
                 raise BufferError("cannot close exported pointers exist")
             self._mmap = None
+            # Not mapping.close(): NumPy keeps arrays of a buffer that it does not hold any more, by
+            # a reference to the mapping, and others by one to the view.
             if view is not None:
                 weakref.finalize(view, _keep_alive, mapping).atexit = False
         self._close_descriptor()
@@ -187,7 +195,7 @@ class SharedMemory:
         Only one process should do so, once.
         """
         if self._name:
-            _posixshmem.shm_unlink(self._name)
+            _posixshmem.shm_unlink(_check_name(self._name))
             if self._track:
                 resource_tracker.unregister(self._name, "shared_memory")
 
