@@ -18,7 +18,7 @@ from .context import (
     BufferTooShort,
     Process,
     ProcessError,
-    TimeoutError,
+    TimeoutError,  # noqa: A004
 )
 from .process import active_children, current_process, parent_process
 

@@ -382,15 +382,15 @@ class _ParentProcess(BaseProcess):
 
     def is_alive(self) -> bool:
         """Return whether the parent is running."""
-        from .connection import wait
+        from . import _native
 
-        return not wait([self.sentinel], timeout=0)
+        return not _native.wait_exit(self.sentinel, 0.0)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the parent has ended, or until ``timeout`` seconds have passed."""
-        from .connection import wait
+        from . import _native
 
-        wait([self.sentinel], timeout=timeout)
+        _native.wait_exit(self.sentinel, None if timeout is None else max(timeout, 0.0))
 
     @property
     def ident(self) -> int | None:

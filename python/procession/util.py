@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import subprocess
 import sys
 import threading
 import weakref
@@ -431,17 +432,22 @@ def _flush_std_streams() -> None:
             pass  # None, or closed
 
 
+def _args_from_interpreter_flags() -> list[str]:
+    """The options with which an interpreter behaves as this one: -W, -X, -O and so on."""
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return options
+
+
 def spawnv_passfds(path: str | bytes, args: Sequence[str | bytes], passfds: Iterable[int]) -> int:
     """Start a program that inherits exactly the given descriptors; return its pid."""
     import _posixsubprocess
-    import subprocess
 
     errors_r, errors_w = os.pipe()
     try:
         arguments: list[Any] = [args, [path], True, tuple(sorted(map(int, passfds))), None, None]
         arguments += [-1, -1, -1, -1, -1, -1, errors_r, errors_w]
         arguments += [False, False, -1, None, None, None, -1, None]
-        arguments += [subprocess._USE_VFORK]  # type: ignore[attr-defined]
+        arguments += [subprocess._USE_VFORK]
         # Looked up at each call: debuggers replace it in order to follow the child.
         return int(_posixsubprocess.fork_exec(*arguments))
     finally:
