@@ -175,6 +175,9 @@ pub struct Slot {
     exit_code: AtomicU32,
     /// 1 if the slot was reserved for a plain fork, whose pid the parent does not learn.
     raw_fork: AtomicU32,
+    /// 1 once the member has all that it was started with.
+    settled: AtomicU32,
+    spare: AtomicU32,
     /// When the slot was reserved (monotonic nanoseconds).
     pub since_ns: AtomicU64,
     /// Tasks finished, for a worker.
@@ -225,6 +228,16 @@ impl Slot {
             pid: self.pid.load(Ordering::Acquire),
             start_time: self.start_time.load(Ordering::Acquire),
         }
+    }
+
+    /// Says that the member has all that it was started with.
+    pub fn settle(&self) {
+        self.settled.store(1, Ordering::Release);
+    }
+
+    /// Has the member all that it was started with?
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire) != 0
     }
 
     /// Has the process that is (or is about to be) in this slot died?
@@ -352,6 +365,7 @@ impl Session {
         slot.life
             .init()
             .map_err(ShmError::system("initialize a mutex"))?;
+        slot.settled.store(0, Ordering::Relaxed);
         slot.pid.store(0, Ordering::Relaxed);
         slot.start_time.store(0, Ordering::Relaxed);
         slot.life_thread.store(0, Ordering::Relaxed);

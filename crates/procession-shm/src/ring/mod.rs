@@ -19,12 +19,39 @@ pub use layout::RingBody;
 pub(crate) use layout::count;
 
 /// A message as a writer gives it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Message<'a> {
-    /// Its bytes, up to [`INLINE_MAX`]; more goes to a block.
+    /// Its first bytes.
     pub bytes: &'a [u8],
+    /// The bytes that follow them: a writer that has a small head and a large body need not join the two.
+    pub tail: &'a [u8],
     /// A block of the writer's that goes with it (see [`crate::bundle`] for several).
     pub block: Option<u64>,
+}
+
+impl<'a> Message<'a> {
+    /// A message of bytes alone.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
+    /// Bytes in all.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.tail.len()
+    }
+
+    /// Has it none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies all bytes to a place in the session that the caller owns.
+    #[inline]
+    pub fn write(&self, session: &Session, at: u64) -> Result<(), Corrupt> {
+        session.segment().write(at, self.bytes)?;
+        session.segment().write(at + self.bytes.len() as u64, self.tail)
+    }
 }
 
 /// Longer messages travel in a block of their own: one copy less, and the ring stays small and hot.
@@ -150,7 +177,7 @@ impl Port<'_> {
                 return Ok(());
             }
             wait.until(&self.body.drained, || {
-                Ok((self.body.has_room(message.bytes.len() as u64) || closed()?).then_some(()))
+                Ok((self.body.has_room(message.len() as u64) || closed()?).then_some(()))
             })?;
         }
     }

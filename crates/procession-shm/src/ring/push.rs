@@ -22,24 +22,18 @@ impl Port<'_> {
         message: Message<'_>,
         wait: &mut Wait<'_>,
     ) -> Result<bool, WaitError> {
-        if !self.body.has_room(message.bytes.len() as u64) {
+        if !self.body.has_room(message.len() as u64) {
             return Ok(false);
         }
-        if message.bytes.len() <= INLINE_MAX {
-            return self.push_record(
-                message.bytes,
-                message.bytes.len() as u64,
-                message.block,
-                0,
-                wait,
-            );
+        if message.len() <= INLINE_MAX {
+            return self.push_record(message, message.len() as u64, 0, wait);
         }
         // Copied to a block before anybody is kept waiting. A message that has a block besides gets a bundle of the two.
         let session = self.session();
         let mine = BlockOwner::process(session.me()?);
-        let len = message.bytes.len() as u64;
+        let len = message.len() as u64;
         let bytes = session.alloc(len, mine)?;
-        session.segment().write(bytes, message.bytes)?;
+        message.write(session, bytes)?;
         crash_point!("ring.push.copied");
         let block = match message.block {
             None => bytes,
@@ -54,7 +48,8 @@ impl Port<'_> {
                 crate::bundle::bind(session, &parts)?
             }
         };
-        let pushed = self.push_record(&[], len, Some(block), IN_BLOCK, wait);
+        let by_reference = Message { block: Some(block), ..Message::default() };
+        let pushed = self.push_record(by_reference, len, IN_BLOCK, wait);
         if !matches!(pushed, Ok(true)) {
             if block != bytes {
                 crate::bundle::unbind(session, block)?;
@@ -66,9 +61,8 @@ impl Port<'_> {
 
     fn push_record(
         &self,
-        inline: &[u8],
+        message: Message<'_>,
         len: u64,
-        block: Option<u64>,
         flags: u32,
         wait: &mut Wait<'_>,
     ) -> Result<bool, WaitError> {
@@ -81,18 +75,18 @@ impl Port<'_> {
             return Ok(false);
         }
         let tail = body.tail.load(Ordering::Relaxed);
-        let extra = if block.is_some() { 8 } else { 0 };
-        let record = (RECORD + extra + inline.len() as u64).next_multiple_of(8);
+        let extra = if message.block.is_some() { 8 } else { 0 };
+        let record = (RECORD + extra + message.len() as u64).next_multiple_of(8);
         let (segment, at) = self.make_room(&mut txn, tail, record)?;
         crash_point!("ring.push.room");
         let base = segment + RECORDS + at;
         let memory = session.segment();
-        let flags = flags | if block.is_some() { HAS_BLOCK } else { 0 };
+        let flags = flags | if message.block.is_some() { HAS_BLOCK } else { 0 };
         memory
             .at::<AtomicU64>(base)?
             .store(u64::from(flags) << 32 | len, Ordering::Relaxed);
-        memory.write(base + RECORD + extra, inline)?;
-        if let Some(block) = block {
+        message.write(session, base + RECORD + extra)?;
+        if let Some(block) = message.block {
             memory
                 .at::<AtomicU64>(base + RECORD)?
                 .store(block, Ordering::Relaxed);

@@ -64,6 +64,9 @@ struct LockBody {
     word: AtomicU32,
     /// How often an owner died and the lock was freed for the others.
     recoveries: AtomicU32,
+    /// The value of `recoveries` that an acquirer has been told of.
+    told: AtomicU32,
+    spare: AtomicU32,
     gate: Gate,
 }
 
@@ -150,6 +153,14 @@ impl Lock {
     pub fn is_mine(&self) -> bool {
         self.owner()
             .is_some_and(|o| Some(o) == self.handle.session().current())
+    }
+
+    /// After an acquisition: true, once, if the owner before us died with the lock.
+    #[inline]
+    pub fn take_recovery(&self) -> bool {
+        let recoveries = self.body.recoveries.load(Ordering::Relaxed);
+        recoveries != self.body.told.load(Ordering::Relaxed)
+            && self.body.told.swap(recoveries, Ordering::AcqRel) != recoveries
     }
 
     /// How often it was taken from an owner who had died.

@@ -56,6 +56,8 @@ struct SemaphoreBody {
     /// The value that a release may not exceed.
     max: AtomicU64,
     recoveries: AtomicU64,
+    /// The value of `recoveries` that an acquirer has been told of.
+    told: AtomicU64,
     /// The slot of one who had units lately: where a release by another process looks first.
     hint: AtomicU64,
     gate: Gate,
@@ -229,6 +231,13 @@ impl Semaphore {
     /// What can be taken now.
     pub fn value(&self) -> u64 {
         self.body.value.load(Ordering::Acquire)
+    }
+
+    /// After an acquisition: true, once, if units came back from a process that died.
+    pub fn take_recovery(&self) -> bool {
+        let recoveries = self.body.recoveries.load(Ordering::Relaxed);
+        recoveries != self.body.told.load(Ordering::Relaxed)
+            && self.body.told.swap(recoveries, Ordering::AcqRel) != recoveries
     }
 
     /// How often units came back from a process that had died.
