@@ -70,7 +70,8 @@ def _add_base(ours: type, theirs: Any) -> None:
 
 
 def set_process_name(name: str) -> None:
-    """Tell the standard package, if it is loaded, what this process is called."""
+    """Tell the standard package, if it is loaded or logging needs it, what we are called."""
+    prepare_logging()
     module = standard("process")
     if module is not None:
         with contextlib.suppress(AttributeError):

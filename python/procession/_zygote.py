@@ -33,6 +33,9 @@ from . import _child, _compat, _native, forkserver, process, resource_tracker, s
 
 __all__ = ["Zygote", "join_session", "preload"]
 
+# The descriptors that are ours: both ends of the tracker's pipe, then what the kind needs.
+_FEWEST_FDS = {forkserver.INLINE: 2, forkserver.IN_FILE: 3, forkserver.BY_PIPE: 4}
+
 
 def join_session(member: tuple[int, int, int, int] | None) -> None:
     """Take the place in the session that the owner has reserved."""
@@ -233,6 +236,8 @@ class Zygote:
             token, kind, count = forkserver.REQUEST.unpack_from(message)
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or count != len(fds):
                 raise ValueError("request cut off")
+            if count < _FEWEST_FDS.get(kind, forkserver.MAXFDS_TO_SEND):
+                raise ValueError("request of an unknown kind")
             self._start(sock, token, kind, message[forkserver.REQUEST.size :], fds)
         except BlockingIOError:
             return

@@ -396,7 +396,9 @@ def close_all_fds_except(fds: Iterable[int]) -> None:
     kept = sorted([*fds, -1, MAXFD])
     assert kept[-1] == MAXFD, "fd too large"
     for low, high in itertools.pairwise(kept):
-        os.closerange(low + 1, high)
+        # An empty range is not asked for: closerange(0, 0) closes everything on some versions.
+        if low + 1 < high:
+            os.closerange(low + 1, high)
 
 
 def close_fds(*fds: int) -> None:
