@@ -26,6 +26,8 @@ pub mod memory;
 #[cfg(not(loom))]
 pub mod objects;
 #[cfg(not(loom))]
+pub mod observe;
+#[cfg(not(loom))]
 pub mod pipe;
 pub mod primitive;
 #[cfg(not(loom))]

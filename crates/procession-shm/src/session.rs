@@ -113,9 +113,9 @@ impl Session {
         let segment = Segment::new(memory);
         let geometry = Geometry::read(&segment)?;
         let header = segment.at(0)?;
-        Ok(Box::leak(Box::new(Self::new(
-            segment, geometry, header, kinds,
-        ))))
+        // Whoever only looks has no handles to count.
+        let observer = Self::new(segment, geometry, header, kinds, 0);
+        Ok(Box::leak(Box::new(observer)))
     }
 
     fn new(
@@ -123,8 +123,9 @@ impl Session {
         geometry: Geometry,
         header: &'static Header,
         kinds: &'static [&'static KindOps],
+        handles: u32,
     ) -> Self {
-        let locals = (0..geometry.objects).map(|_| AtomicU64::new(0)).collect();
+        let locals = (0..handles).map(|_| AtomicU64::new(0)).collect();
         Self {
             segment,
             geometry,
@@ -143,8 +144,13 @@ impl Session {
         header: &'static Header,
         kinds: &'static [&'static KindOps],
     ) -> &'static Self {
-        let session: &'static Self =
-            Box::leak(Box::new(Self::new(segment, geometry, header, kinds)));
+        let session: &'static Self = Box::leak(Box::new(Self::new(
+            segment,
+            geometry,
+            header,
+            kinds,
+            geometry.objects,
+        )));
         let mut first = ALL.load(Ordering::Acquire);
         loop {
             session.next.store(first, Ordering::Relaxed);

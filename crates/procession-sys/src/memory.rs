@@ -46,9 +46,12 @@ impl SharedMemory {
         Self::map(fd, stat.st_size as usize)
     }
 
-    /// Maps an object for reading only, as a tool does that looks from outside.
+    /// Maps an object for reading only, as a tool does that looks from outside. Refuses what could shrink meanwhile.
     pub fn attach_read_only(fd: OwnedFd) -> Result<Self, Errno> {
         let stat = rustix::fs::fstat(&fd)?;
+        if !rustix::fs::fcntl_get_seals(&fd)?.contains(SealFlags::SHRINK) {
+            return Err(Errno::INVAL);
+        }
         Self::map_with(fd, stat.st_size as usize, ProtFlags::READ)
     }
 
@@ -114,6 +117,26 @@ impl SharedMemory {
     /// Bytes of memory that the object really takes.
     pub fn resident_bytes(&self) -> Result<u64, Errno> {
         Ok(rustix::fs::fstat(&self.fd)?.st_blocks as u64 * 512)
+    }
+
+    /// Copies bytes out through the descriptor. Unlike a read through the mapping, which makes the kernel put a page of zeros
+    /// under every hole that it meets, this takes no memory.
+    pub fn read_at(&self, offset: u64, mut to: &mut [u8]) -> Result<(), Errno> {
+        let mut at = offset;
+        while !to.is_empty() {
+            let got = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut *to, at))?;
+            if got == 0 {
+                return Err(Errno::INVAL);
+            }
+            at += got as u64;
+            to = &mut to[got..];
+        }
+        Ok(())
+    }
+
+    /// The first place from `offset` on that has memory under it, if there is one.
+    pub fn next_present(&self, offset: u64) -> Option<u64> {
+        rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::Data(offset)).ok()
     }
 
     /// Gives the pages of a range back to the system; they read as zero afterwards.
@@ -216,6 +239,30 @@ mod tests {
         assert_eq!(m.resident_bytes().unwrap(), 8192);
         m.punch(0, 8192).unwrap();
         assert_eq!(m.resident_bytes().unwrap(), 0);
+    }
+
+    #[test]
+    fn holes_are_skipped_and_read_without_filling_them() {
+        let m = SharedMemory::create("test", 1 << 32).unwrap();
+        // SAFETY: inside the mapping, which is this test's alone.
+        unsafe { m.base().as_ptr().add(1 << 20).write(1) };
+        assert_eq!(m.next_present(0), Some(1 << 20));
+        assert_eq!(m.next_present((1 << 20) + 4096), None);
+        let mut bytes = vec![1; 1 << 20];
+        m.read_at(1 << 30, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 0));
+        assert_eq!(m.resident_bytes().unwrap(), 4096);
+        assert!(m.read_at((1 << 32) - 1, &mut [0; 2]).is_err());
+    }
+
+    #[test]
+    fn what_might_shrink_is_not_mapped() {
+        let fd = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&fd, 4096).unwrap();
+        assert_eq!(
+            SharedMemory::attach_read_only(fd).unwrap_err(),
+            Errno::INVAL
+        );
     }
 
     #[test]
