@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _LENGTH = struct.Struct("!i")
 _LONG_LENGTH = struct.Struct("!Q")
 _LONGEST_SHORT = 0x7FFFFFFF
+# Up to here a copy costs less than a list of parts.
+_LONGEST_JOINED = 16384
 # A peer may announce any length: the buffer is not made larger than this before bytes have come.
 _FIRST_BUFFER = 1 << 24
 
@@ -71,6 +73,17 @@ class _ConnectionBase:
 
     def _poll(self, timeout: float | None) -> bool:
         raise NotImplementedError
+
+    @staticmethod
+    def _dumps(obj: object) -> Buffer:
+        message = reduction.ForkingPickler.dumps(obj)
+        # The buffer of a BytesIO must not be in use when that is collected, and where sending
+        # fails, the frames of the traceback may use it until then.  A small copy costs nothing.
+        return bytes(message) if len(message) <= _LONGEST_JOINED else message
+
+    @staticmethod
+    def _loads(message: Buffer) -> Any:
+        return reduction.ForkingPickler.loads(message)
 
     def _check_closed(self) -> int:
         if self._handle is None:
@@ -148,9 +161,7 @@ class _ConnectionBase:
         """Send an object, pickled."""
         self._check_closed()
         self._check_writable()
-        # Released even if sending fails: a BytesIO must not be collected while it is looked into.
-        with memoryview(reduction.ForkingPickler.dumps(obj)) as message:
-            self._send_bytes(message)
+        self._send_bytes(self._dumps(obj))
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive one message as bytes.
@@ -222,16 +233,19 @@ class Connection(_ConnectionBase):
 
     def _send_bytes(self, buf: Buffer) -> None:
         length = memoryview(buf).nbytes
+        # One call for header and body: over TCP a header on its own would wait for an
+        # acknowledgement, and an empty body could be a write to a peer that has left already.
+        if length <= _LONGEST_JOINED:
+            data = _LENGTH.pack(length) + buf
+            written = os.write(self._check_closed(), data)
+            if written < len(data):
+                self._write_all([memoryview(data)[written:]])
+            return
         if length > _LONGEST_SHORT:
             header = _LENGTH.pack(-1) + _LONG_LENGTH.pack(length)
         else:
             header = _LENGTH.pack(length)
-        # One call for both parts: over TCP a header on its own would wait for an acknowledgement,
-        # and an empty body on its own could be a write to a peer that has left already.
-        if length == 0:
-            self._write_all([memoryview(header)])
-        else:
-            self._write_all([memoryview(header), _bytes_view(buf)])
+        self._write_all([memoryview(header), _bytes_view(buf)])
 
     def _write_all(self, parts: list[memoryview]) -> None:
         fd = self._check_closed()

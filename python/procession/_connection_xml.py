@@ -19,7 +19,7 @@ class ConnectionWrapper:
         self,
         conn: _ConnectionBase,
         dumps: Callable[[Any], bytes],
-        loads: Callable[[bytes], Any],
+        loads: Callable[[bytes | bytearray], Any],
     ) -> None:
         self._conn = conn
         self._dumps = dumps
@@ -28,6 +28,7 @@ class ConnectionWrapper:
         self.close = conn.close
         self.poll = conn.poll
         self.recv_bytes = conn.recv_bytes
+        self._recv_message = conn._recv_message
         self.send_bytes = conn.send_bytes
 
     def send(self, obj: object) -> None:
@@ -45,7 +46,7 @@ def _xml_dumps(obj: Any) -> bytes:
     return xmlrpclib.dumps((obj,), allow_none=True).encode("utf-8")
 
 
-def _xml_loads(data: bytes) -> Any:
+def _xml_loads(data: bytes | bytearray) -> Any:
     import xmlrpc.client as xmlrpclib
 
     (obj,), _method = xmlrpclib.loads(data.decode("utf-8"))

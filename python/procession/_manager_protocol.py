@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
+# What accept_connection returns where requests to the server itself may follow on the connection.
+SERVES_CONTROL = "control"
+
+
 class Channel(Protocol):
     """A connection, as far as it is used here."""
 

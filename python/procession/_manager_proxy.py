@@ -1,10 +1,7 @@
 """Proxies: objects that have a manager's server do everything they are asked to do.
 
-A proxy counts as a reference to its object.  It tells the server so over a connection of its
-own when it is made, and when it goes; calls go over one connection for each thread and server,
-where the order of requests and answers is the order of time.  The server serves such a
-connection by one thread, so that a lock which belongs to a thread here belongs to a thread
-there.
+A proxy counts as a reference to its object, and tells the server when it is made and when it goes.
+How it reaches the server is the business of `_manager_line`.
 """
 
 from __future__ import annotations
@@ -14,21 +11,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import _native, context, process, util
+from ._manager_line import Peer
 from ._manager_protocol import (
-    ServerGoneError,
     Token,
     ambient_key,
     ask_server,
     convert_to_error,
-    dispatch,
     listener_client,
-    recv_with_key,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    from ._manager_protocol import Channel
 
 # What stands for an object of a type that a method returned, for proxies that have no manager
 # to ask: those which came by unpickling or by fork.
@@ -67,13 +60,7 @@ class BaseProxy:
         incref: bool = True,
         manager_owned: bool = False,
     ) -> None:
-        with BaseProxy._mutex:
-            local = BaseProxy._address_to_local.get(token.address)
-            if local is None:
-                local = util.ForkAwareLocal(), ProcessLocalSet()
-                BaseProxy._address_to_local[token.address] = local
-        self._tls: Any = local[0]
-        self._idset = local[1]
+        self._tls, self._idset = local_of(token.address)
         self._token = token
         self._id = token.id
         self._manager = manager
@@ -83,39 +70,14 @@ class BaseProxy:
         # server knows of it, see hold_for_proxy().
         self._owned_by_manager = manager_owned
         self._authkey = _effective_key(authkey, manager)
+        self._peer = Peer(self._Client, token.address, self._authkey, self._tls)
         if incref:
             self._incref()
         util.register_after_fork(self, BaseProxy._after_fork)
 
-    def _connect(self) -> None:
-        util.debug("making connection to manager")
-        name = process.current_process().name
-        thread = threading.current_thread()
-        if thread is not threading.main_thread():
-            name += "|" + thread.name
-        try:
-            conn = self._Client(self._token.address, authkey=self._authkey)
-        except (ConnectionRefusedError, FileNotFoundError) as error:
-            error.add_note(f"no manager serves at {self._token.address!r} any more")
-            raise
-        dispatch(conn, None, "accept_connection", (name,))
-        self._tls.connection = conn
-
-    def _hang_up(self) -> None:
-        conn: Channel | None = getattr(self._tls, "connection", None)
-        if conn is not None:
-            del self._tls.connection
-            conn.close()
-
     def _callmethod(self, methodname: str, args: Any = (), kwds: Mapping[str, Any] = {}) -> Any:
         """Call a method of the object in the server; what it returns comes back as a copy."""
-        try:
-            conn = self._tls.connection
-        except AttributeError:
-            util.debug("thread %r does not own a connection", threading.current_thread().name)
-            self._connect()
-            conn = self._tls.connection
-        kind, result = self._exchange(conn, (self._id, methodname, args, kwds))
+        kind, result = self._peer.ask((self._id, methodname, args, kwds), self._token.typeid)
         if kind == "#RETURN":
             return result
         if kind == "#PROXY":
@@ -126,27 +88,6 @@ class BaseProxy:
             # The exception's traceback refers to this frame: without this there is a cycle.
             del result
 
-    def _exchange(self, conn: Channel, request: Any) -> tuple[str, Any]:
-        try:
-            conn.send(request)
-            kind, result = recv_with_key(conn, self._authkey)
-        except (EOFError, OSError) as error:
-            self._hang_up()
-            if isinstance(error, (EOFError, ConnectionError)) or error.errno is None:
-                raise ServerGoneError(
-                    f"the manager at {self._token.address!r} ended before it answered "
-                    f"{request[1]!r} of a {self._token.typeid!r} object"
-                ) from error
-            raise
-        except Exception:
-            # A request or an answer that can't be pickled: whole messages went, or none.
-            raise
-        except BaseException:
-            # Interrupted in between: the answer, still to come, must not be taken for the next one.
-            self._hang_up()
-            raise
-        return kind, result
-
     def _proxy_of_result(self, exposed: Any, token: Token) -> Any:
         if self._manager is not None and token.typeid in self._manager._registry:
             proxytype = self._manager._registry[token.typeid][-1]
@@ -154,16 +95,14 @@ class BaseProxy:
             proxytype = known_proxytypes.get(token.typeid, AutoProxy)
         # The server may see itself at another address, such as 0.0.0.0.
         token.address = self._token.address
-        proxy = proxytype(
+        return proxy_of_new(
+            proxytype,
             token,
-            self._serializer,
+            self._peer,
+            serializer=self._serializer,
             manager=self._manager,
-            authkey=self._authkey,
             exposed=exposed,
         )
-        # The server counted one reference until the proxy had its own.
-        ask_server(self._Client, token.address, self._authkey, "decref", token.id)
-        return proxy
 
     def _getvalue(self) -> Any:
         """A copy of the object."""
@@ -173,7 +112,11 @@ class BaseProxy:
         if self._owned_by_manager:
             util.debug("owned_by_manager skipped INCREF of %r", self._token.id)
             return
-        ask_server(self._Client, self._token.address, self._authkey, "incref", self._id)
+        if _adoption.token is self._token:
+            # The one reference that the server counted for whoever would come for the object.
+            _adoption.token = None
+        else:
+            self._peer.control("incref", self._id)
         util.debug("INCREF %r", self._token.id)
         reference = (self._id, next(_serial))
         self._idset.add(reference)
@@ -182,11 +125,9 @@ class BaseProxy:
             BaseProxy._decref,
             args=(
                 self._token,
-                self._authkey,
+                self._peer,
                 self._manager and self._manager._state,
-                self._tls,
                 self._idset,
-                self._Client,
                 reference,
             ),
             exitpriority=10,
@@ -194,30 +135,20 @@ class BaseProxy:
 
     @staticmethod
     def _decref(
-        token: Token,
-        authkey: bytes,
-        state: Any,
-        tls: Any,
-        idset: ProcessLocalSet,
-        _Client: Any,
-        reference: Any,
+        token: Token, peer: Peer, state: Any, idset: ProcessLocalSet, reference: Any
     ) -> None:
         idset.discard(reference)
         if state is None or state.value == state.STARTED:
             try:
                 util.debug("DECREF %r", token.id)
-                ask_server(_Client, token.address, authkey, "decref", token.id)
+                peer.control("decref", token.id)
             except Exception as error:
                 util.debug("... decref failed %s", error)
         else:
             util.debug("DECREF %r -- manager already shutdown", token.id)
-        # This process has nothing there any more, and so no use for this thread's connection.
-        if not idset and hasattr(tls, "connection"):
-            util.debug(
-                "thread %r has no more proxies so closing conn", threading.current_thread().name
-            )
-            tls.connection.close()
-            del tls.connection
+        if not idset:
+            # This process has nothing there any more.
+            peer.hang_up()
 
     def _after_fork(self) -> None:
         self._manager = None
@@ -253,6 +184,44 @@ class BaseProxy:
             return str(self._callmethod("__repr__"))
         except Exception:
             return repr(self)[:-1] + "; '__str__()' failed>"
+
+
+def local_of(address: Any) -> tuple[Any, ProcessLocalSet]:
+    """The lines of this process's threads to a server, and its references to objects there."""
+    with BaseProxy._mutex:
+        local = BaseProxy._address_to_local.get(address)
+        if local is None:
+            local = BaseProxy._address_to_local[address] = util.ForkAwareLocal(), ProcessLocalSet()
+        return local
+
+
+class _Adoption(threading.local):
+    """The token whose first reference, counted by the server already, a new proxy takes over."""
+
+    token: Token | None = None
+
+
+_adoption = _Adoption()
+
+
+def proxy_of_new(
+    proxytype: Callable[..., Any],
+    token: Token,
+    peer: Peer,
+    *,
+    serializer: str,
+    manager: Any,
+    exposed: Any,
+) -> Any:
+    """A proxy of an object that the server has just made for us, and counts a reference of."""
+    before, _adoption.token = _adoption.token, token
+    try:
+        return proxytype(token, serializer, manager=manager, authkey=peer.authkey, exposed=exposed)
+    finally:
+        adopted, _adoption.token = _adoption.token is None, before
+        if not adopted:
+            # A proxy type of somebody who counted for himself, or not at all.
+            peer.control("decref", token.id)
 
 
 def _effective_key(authkey: bytes | None, manager: Any) -> bytes:

@@ -5,9 +5,9 @@ Each connection has a thread of its own.  An object lives as long as somebody re
 - `id_to_refcount` counts the proxies of other processes;
 - a proxy that arrived here inside of something (a managed list that is an item of another one) is
   counted apart, by `id_to_local_proxy_obj`, and does not talk to the server by connections;
-- an answer that is on its way keeps what it refers to until the next request of the same
-  connection: by then the client has unpickled it, and has registered the references that it
-  got.
+- an answer that is on its way keeps what it refers to until the next request to an object comes
+  over the same connection: by then the client has unpickled it, and has registered the
+  references that it got.
 
 `mutex` guards these tables.  No object is made, used or dropped while it is held: all that can run
 code which comes back here.
@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import process, util
 from ._connection_auth import answer_challenge, deliver_challenge
-from ._manager_protocol import Registry, Token, listener_client, recv_with_key
+from ._manager_protocol import (
+    SERVES_CONTROL,
+    Registry,
+    Token,
+    listener_client,
+    recv_with_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,15 +155,15 @@ class Server:
     def accept_connection(self, c: Channel, name: str) -> None:
         """Keep the connection for requests to objects; the thread takes the client's name."""
         threading.current_thread().name = name
-        c.send(("#RETURN", None))
+        c.send(("#RETURN", SERVES_CONTROL))
         self.serve_client(c)
 
     def serve_client(self, conn: Channel) -> None:
         """Answer the requests of one thread of a client until it hangs up."""
         name = threading.current_thread().name
         util.debug("starting server thread to service %r", name)
-        # Not just a local name: the answer must live until the next request is there (see above).
-        message: tuple[str, Any] | None = None
+        # Nobody reads it: it keeps alive what the last answer refers to (see above).
+        _leased: tuple[str, Any] | None = None
         while not self.stop_event.is_set():
             try:
                 request = recv_with_key(conn, self.authkey)
@@ -168,8 +174,11 @@ class Server:
                 message = ("#TRACEBACK", format_exc())
             else:
                 message = self._answer(conn, request)
+                if request[0] is not None:
+                    _leased = message
                 del request
             self._send_answer(conn, message)
+            del message
         # Not a return, which would be taken for the answer to a request that came at this moment.
         sys.exit(0)
 
@@ -178,6 +187,8 @@ class Server:
         obj: Any = None
         try:
             ident, methodname, args, kwds = request
+            if ident is None:
+                return self._answer_for_itself(conn, methodname, args, kwds)
             obj, exposed, method_to_typeid = self._find(ident)
             if methodname not in exposed:
                 raise AttributeError(
@@ -207,6 +218,13 @@ class Server:
         except Exception:
             return "#TRACEBACK", format_exc()
         return "#PROXY", (new_exposed, Token(typeid, self.address, new_ident))
+
+    def _answer_for_itself(
+        self, conn: Channel, funcname: str, args: Any, kwds: Any
+    ) -> tuple[str, Any]:
+        if funcname not in self.public or funcname in ("accept_connection", "shutdown"):
+            raise AssertionError(f"{funcname!r} unrecognized")
+        return "#RETURN", getattr(self, funcname)(conn, *args, **kwds)
 
     def _send_answer(self, conn: Channel, message: tuple[str, Any]) -> None:
         try:

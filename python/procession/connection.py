@@ -11,7 +11,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import _native, context, reduction
+from . import _native, context, reduction, resource_sharer
 from ._connection_auth import (
     _CHALLENGE as _CHALLENGE,
     _FAILURE as _FAILURE,
@@ -67,10 +67,40 @@ class PipeConnection(_native.PipeEnd, Connection):
 
     def __reduce__(self) -> tuple[Any, ...]:
         context.assert_spawning(self)
-        popen = context.get_spawning_popen()
-        if popen is not None:
-            popen.keep(self)
-        return PipeConnection.from_handle, self.handle()
+        return _reduce_pipe_end(self)
+
+
+class _ParkedEnd:
+    """A pipe end that left the session: in a message through a socket, such as a manager's.
+
+    Nobody in between holds the end, which would be gone before the message arrives; so this process
+    does, until the receiver asks for it.
+    """
+
+    def __init__(self, end: PipeConnection) -> None:
+        kept = [PipeConnection.from_handle(*end.handle())]
+
+        def send(conn: Connection, pid: int) -> None:
+            conn.send(tuple(kept[0].handle()))
+            # Until the receiver has the end, or has gone.
+            conn.poll(None)
+
+        self._id = resource_sharer._resource_sharer.register(send, kept.clear)
+
+    def detach(self) -> PipeConnection:
+        """The end; once, in any process of the session."""
+        with resource_sharer._resource_sharer.get_connection(self._id) as conn:
+            end: PipeConnection = PipeConnection.from_handle(*conn.recv())
+            return end
+
+
+def _reduce_pipe_end(end: PipeConnection) -> tuple[Any, ...]:
+    popen = context.get_spawning_popen()
+    if popen is not None:
+        popen.keep(end)
+    elif not _native.in_transit():
+        return _ParkedEnd.detach, (_ParkedEnd(end),)
+    return PipeConnection.from_handle, tuple(end.handle())
 
 
 def Pipe(duplex: bool = True) -> tuple[PipeConnection, PipeConnection]:
@@ -142,6 +172,7 @@ def rebuild_connection(df: _Detachable, readable: bool, writable: bool) -> Conne
 
 
 reduction.register(Connection, reduce_connection)
+reduction.register(PipeConnection, _reduce_pipe_end)
 
 for _member in (
     Connection,

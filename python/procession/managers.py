@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import connection, context, pool, process, util
+from ._manager_line import Peer
 from ._manager_protocol import (
     Registration,
     RemoteError as RemoteError,
@@ -34,6 +35,8 @@ from ._manager_proxy import (
     ProcessLocalSet as ProcessLocalSet,
     RebuildProxy as RebuildProxy,
     known_proxytypes,
+    local_of,
+    proxy_of_new,
 )
 from ._manager_server import (
     Server as Server,
@@ -215,12 +218,11 @@ class BaseManager:
     def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> tuple[Token, Any]:
         """Make an object in the server: its token, and the names of its methods."""
         assert self._state.value == State.STARTED, "server not yet started"
-        conn = self._Client(self._address, authkey=self._authkey)
-        try:
-            ident, exposed = dispatch(conn, None, "create", (typeid, *args), kwds)
-        finally:
-            conn.close()
+        ident, exposed = self._peer().control("create", typeid, *args, **kwds)
         return Token(typeid, self._address, ident), exposed
+
+    def _peer(self) -> Peer:
+        return Peer(self._Client, self._address, self._authkey, local_of(self._address)[0])
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the process of the server to end."""
@@ -316,12 +318,14 @@ def _creator(typeid: str, proxytype: Any) -> Callable[..., Any]:
     def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
         util.debug("requesting creation of a shared %r object", typeid)
         token, exposed = self._create(typeid, *args, **kwds)
-        proxy = proxytype(
-            token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
+        return proxy_of_new(
+            proxytype,
+            token,
+            self._peer(),
+            serializer=self._serializer,
+            manager=self,
+            exposed=exposed,
         )
-        # The server counted one reference until the proxy had its own.
-        ask_server(self._Client, token.address, self._authkey, "decref", token.id)
-        return proxy
 
     create.__name__ = typeid
     return create

@@ -181,7 +181,10 @@ class SharedMemory:
             # Not mapping.close(): NumPy keeps arrays of a buffer that it does not hold any more, by
             # a reference to the mapping, and others by one to the view.
             if view is not None:
-                weakref.finalize(view, _keep_alive, mapping).atexit = False
+                watched = weakref.ref(view)
+                del view
+                if (held := watched()) is not None:
+                    weakref.finalize(held, _keep_alive, mapping).atexit = False
         self._close_descriptor()
 
     def _close_descriptor(self) -> None:

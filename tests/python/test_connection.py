@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from procession import AuthenticationError, BufferTooShort, connection
+from procession import AuthenticationError, BufferTooShort, connection, resource_sharer
 from procession.connection import Connection, Pipe, wait
 from procession.context import BaseContext
 
@@ -239,6 +239,19 @@ def test_pipe_end_is_not_for_any_pickle() -> None:
     left, right = Pipe()
     with left, right, pytest.raises((RuntimeError, pickle.PicklingError)):
         pickle.dumps(left)
+
+
+def test_pipe_end_crosses_a_socket(pair: Pair) -> None:
+    try:
+        receiving, sending = Pipe(duplex=False)
+        pair[0].send(sending)
+        given = pair[1].recv()
+        given.send("through it")
+        assert receiving.recv() == "through it"
+        for end in (receiving, sending, given):
+            end.close()
+    finally:
+        resource_sharer.stop(20)
 
 
 def test_wait_returns_what_is_ready(pair: Pair) -> None:

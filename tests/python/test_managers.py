@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from multiprocessing import managers as standard
 from typing import Any
 
 import psutil
@@ -470,6 +471,59 @@ def test_remote(serializer: str) -> None:
     manager.shutdown()
 
 
+SERVER = """
+    import sys
+    from queue import Queue
+    from {package}.managers import BaseManager, DictProxy, IteratorProxy
+
+    shared = Queue()
+    BaseManager.register("get_queue", callable=lambda: shared)
+    BaseManager.register("table", dict, DictProxy)
+    BaseManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
+    server = BaseManager(("localhost", 0), b"remote").get_server()
+    print(server.address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    ("serving", "calling"),
+    [("procession", "procession"), ("procession", "standard"), ("multiprocessing", "procession")],
+)
+def test_either_package_may_serve_and_call(serving: str, calling: str) -> None:
+    package: Any = managers if calling == "procession" else standard
+
+    class Client(package.BaseManager):  # type: ignore[misc]
+        pass
+
+    Client.register("get_queue")
+    Client.register("table", proxytype=package.DictProxy)
+    Client.register("Iterator", proxytype=package.IteratorProxy, create_method=False)
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SERVER.format(package=serving))],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        try:
+            client: Any = Client(("localhost", int(server.stdout.readline())), b"remote")
+            client.connect()
+            shared, table = client.get_queue(), client.table(a=1)
+            shared.put({"a": [1]})
+            assert client.get_queue().get() == {"a": [1]}
+            table["b"] = 2
+            assert list(table) == ["a", "b"]
+            gc.collect()
+            assert client._number_of_objects() == 2
+            with pytest.raises(KeyError):
+                table["c"]
+            del shared, table
+            gc.collect()
+            assert client._number_of_objects() == 0
+        finally:
+            server.kill()
+
+
 def test_the_wrong_key_is_refused(manager: Any) -> None:
     stranger = SyncManager(manager.address, b"wrong key")
     with pytest.raises(procession.AuthenticationError):
@@ -528,6 +582,48 @@ def test_an_interrupted_call_does_not_mix_up_answers(manager: Any) -> None:
     event.set()
     assert shared[:] == [1]
     assert event.wait() is True
+
+
+def test_a_signal_handler_may_use_a_proxy_in_the_middle_of_a_call(manager: Any) -> None:
+    event = manager.Event()
+
+    def let_it_happen(signum: int, frame: object) -> None:
+        event.set()
+
+    before = signal.signal(signal.SIGALRM, let_it_happen)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert event.wait(20) is True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_proxy_type_that_counts_for_itself() -> None:
+    class Counting(BaseProxy):
+        _exposed_ = ("f",)
+
+        def __init__(self, *args: Any, **kwds: Any) -> None:
+            super().__init__(*args, **{**kwds, "incref": False})
+            self._incref()
+
+    def not_a_class(token: Any, serializer: Any, **kwds: Any) -> Any:
+        return token.typeid
+
+    class Own(BaseManager):
+        pass
+
+    Own.register("Counting", Thing, Counting)
+    Own.register("nothing", Thing, not_a_class, exposed=("f",))
+    with Own(shutdown_timeout=20) as started:
+        shared: Any = started
+        proxy = shared.Counting()
+        assert proxy._callmethod("f") == "f()"
+        assert shared.nothing() == "nothing"
+        assert shared._number_of_objects() == 1
+        del proxy
+        gc.collect()
+        assert shared._number_of_objects() == 0
 
 
 PARENT = """
