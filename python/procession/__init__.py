@@ -6,10 +6,10 @@ The names, signatures and exceptions are those of the standard library's package
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
 
-if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
     raise ImportError("procession runs on Linux on x86_64 and aarch64 only")
 
 from . import _compat, context, process as process, reduction as reduction

@@ -17,10 +17,16 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+else:
+    # The abstract classes have nothing to inherit, and importing them takes longer than
+    # importing all of this package.
+    Loader = MetaPathFinder = object
 
 __all__ = ["Linkable", "LinkableError", "link", "prepare_logging", "set_process_name"]
 

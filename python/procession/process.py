@@ -422,5 +422,14 @@ _children: set[BaseProcess] = set()
 
 _exitcode_to_name: dict[int, str] = {-number: f"-{number.name}" for number in signal.Signals}
 
+
+def _forget_children() -> None:
+    """In a forked child, also one of os.fork(): the children are the parent's, not ours."""
+    global _children
+    _children = set()
+
+
+os.register_at_fork(after_in_child=_forget_children)
+
 # Every process object that is still referred to; test suites look here for leaks.
 _dangling: WeakSet[BaseProcess] = WeakSet()

@@ -228,21 +228,21 @@ class Finalize:
         self,
         wr: weakref.ref[Any] | None = None,
         # Bound here because the module's globals may be gone when the last objects go.
-        _registry: dict[_FinalizerKey, Finalize] = _finalizer_registry,
-        _log: Callable[..., None] = sub_debug,
-        _getpid: Callable[[], int] = os.getpid,
+        _finalizer_registry: dict[_FinalizerKey, Finalize] = _finalizer_registry,
+        sub_debug: Callable[..., None] = sub_debug,
+        getpid: Callable[[], int] = os.getpid,
     ) -> Any:
         """Call the function, unless it has been called or cancelled before."""
         key, callback = self._key, self._callback
-        if key is None or callback is None or _registry.pop(key, None) is None:
-            _log("finalizer no longer registered")
+        if key is None or callback is None or _finalizer_registry.pop(key, None) is None:
+            sub_debug("finalizer no longer registered")
             return None
         result: Any = None
         args, kwargs = self._args or (), self._kwargs or {}
-        if self._pid != _getpid():
-            _log("finalizer ignored because different process")
+        if self._pid != getpid():
+            sub_debug("finalizer ignored because different process")
         else:
-            _log("finalizer calling %s with args %s and kwargs %s", callback, args, kwargs)
+            sub_debug("finalizer calling %s with args %s and kwargs %s", callback, args, kwargs)
             result = callback(*args, **kwargs)
         self._clear()
         return result
