@@ -21,6 +21,7 @@ pub mod orphan;
 pub mod poll;
 pub mod proc;
 pub mod process;
+pub mod spawn;
 
 /// An error number of the operating system, as every module of this crate reports it.
 pub type Errno = rustix::io::Errno;
