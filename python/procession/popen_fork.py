@@ -121,6 +121,7 @@ class Popen:
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         parent_pid = os.getpid()
+        _native.fork_into(self._token)
         pid = os.fork()
         if pid == 0:
             self._run_child(process_obj, parent_pid)

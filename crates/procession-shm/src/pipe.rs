@@ -194,6 +194,16 @@ impl PipeEnd {
         self.body.writers.load(Ordering::Relaxed) >> (1 - self.side) & 1 != 0
     }
 
+    /// Is there a message to receive?
+    pub fn has_message(&self) -> bool {
+        !self.body.rings[1 - self.side].is_empty()
+    }
+
+    /// Is the other end held by nobody any more?
+    pub fn is_at_end(&self) -> Result<bool, ShmError> {
+        self.peer_is_gone()
+    }
+
     fn peer_is_gone(&self) -> Result<bool, ShmError> {
         let word = self.body.ends[1 - self.side].load(Ordering::Acquire);
         Ok(!self

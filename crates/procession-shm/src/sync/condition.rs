@@ -21,7 +21,7 @@ use crate::wait::{Check, Wait, WaitKind, notify};
 pub const CONDITION: u8 = 7;
 
 /// Waiters that one condition can have at a time.
-pub const WAITERS: u64 = 4096;
+pub(super) const WAITERS: u64 = 4096;
 
 /// In a ticket: the waiter was notified.
 const GRANTED: u32 = 1 << 31;

@@ -7,7 +7,7 @@ mod lock;
 mod semaphore;
 
 pub use barrier::{Arrival, BARRIER, Barrier, Broken};
-pub use condition::{CONDITION, Condition};
+pub use condition::{CONDITION, Condition, Ticket};
 pub use event::{EVENT, Event};
 pub use lock::{LOCK, Lock};
 pub use semaphore::{SEMAPHORE, Semaphore};

@@ -1,0 +1,161 @@
+//! From messages to Python objects.
+
+use procession_shm::arena::BlockOwner;
+use procession_shm::bundle::{self, Part};
+use procession_shm::primitive::Ordering;
+use procession_shm::{Session, ShmError};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+use super::{BYTES, FALSE, FLOAT, INT, NDARRAY, NONE, PICKLE, RAW, STR, TRUE, TUPLE, ndarray};
+use crate::buffer::BlockBuffer;
+use crate::errors;
+
+/// What was taken out of a ring while its guard was held: a finished object, or what is needed to finish it afterwards.
+pub(crate) enum Taken<'py> {
+    /// A simple value.
+    Object(Bound<'py, PyAny>),
+    /// An encoding that is decoded without the guard, since that may run any Python code.
+    Later(Bound<'py, PyBytes>, Option<u64>),
+    /// Nothing that we know.
+    Bad(PyErr),
+}
+
+/// For use under the guard: makes simple objects, copies the rest.
+#[inline]
+pub(crate) fn take<'py>(py: Python<'py>, bytes: &[u8], block: Option<u64>) -> Taken<'py> {
+    match simple(py, bytes) {
+        Some(Ok(obj)) => Taken::Object(obj),
+        Some(Err(e)) => Taken::Bad(e),
+        None => Taken::Later(PyBytes::new(py, bytes), block),
+    }
+}
+
+/// As [`take`], without making sense of the bytes.
+pub(crate) fn take_raw<'py>(py: Python<'py>, bytes: &[u8], block: Option<u64>) -> Taken<'py> {
+    Taken::Later(PyBytes::new(py, bytes), block)
+}
+
+fn malformed() -> PyErr {
+    PyRuntimeError::new_err("a message has a form that this version of procession does not know")
+}
+
+/// One of the simple types; `None` if it is another.
+#[inline]
+fn simple<'py>(py: Python<'py>, bytes: &[u8]) -> Option<PyResult<Bound<'py, PyAny>>> {
+    let (&tag, body) = bytes.split_first()?;
+    Some(match tag {
+        INT => body
+            .try_into()
+            .map_err(|_| malformed())
+            .map(|b| PyInt::new(py, i64::from_le_bytes(b)).into_any()),
+        NONE => Ok(py.None().into_bound(py)),
+        TRUE => Ok(PyBool::new(py, true).to_owned().into_any()),
+        FALSE => Ok(PyBool::new(py, false).to_owned().into_any()),
+        FLOAT => body
+            .try_into()
+            .map_err(|_| malformed())
+            .map(|b| PyFloat::new(py, f64::from_le_bytes(b)).into_any()),
+        STR => std::str::from_utf8(body).map_err(|_| malformed()).map(|s| PyString::new(py, s).into_any()),
+        BYTES => Ok(PyBytes::new(py, body).into_any()),
+        _ => return None,
+    })
+}
+
+/// Finishes what [`take`] has begun, without any guard. The block is this process's.
+pub(crate) fn finish<'py>(py: Python<'py>, session: &'static Session, taken: Taken<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let (bytes, block) = match taken {
+        Taken::Object(obj) => return Ok(obj),
+        Taken::Bad(error) => return Err(error),
+        Taken::Later(bytes, block) => (bytes, block),
+    };
+    let data = bytes.as_bytes();
+    let Some((&tag, body)) = data.split_first() else { return Err(malformed()) };
+    match tag {
+        TUPLE => tuple(py, body),
+        PICKLE => {
+            let view = without_tag(py, &bytes)?;
+            loads_pickle(py, &view, block.map(|b| (session, b)))
+        }
+        RAW => loads_pickle(py, &without_tag(py, &bytes)?, None),
+        NDARRAY => ndarray::decode(py, session, body, block),
+        _ => simple(py, data).unwrap_or_else(|| Err(malformed())),
+    }
+}
+
+/// The bytes after the first: a copy while they are few, a view otherwise.
+fn without_tag<'py>(py: Python<'py>, bytes: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    let data = bytes.as_bytes();
+    if data.len() <= 4096 {
+        return Ok(PyBytes::new(py, &data[1..]).into_any());
+    }
+    let view = pyo3::types::PyMemoryView::from(bytes)?;
+    view.get_item(pyo3::types::PySlice::new(py, 1, isize::MAX, 1))
+}
+
+fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let (&count, mut rest) = body.split_first().ok_or_else(malformed)?;
+    let mut items = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let (len, after) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
+        let (item, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*len))).ok_or_else(malformed)?;
+        items.push(simple(py, item).unwrap_or_else(|| Err(malformed()))?);
+        rest = after;
+    }
+    Ok(PyTuple::new(py, items)?.into_any())
+}
+
+/// Unpickles, with the buffers that came in a block of this process.
+pub(crate) fn loads_pickle<'py>(
+    py: Python<'py>,
+    data: &Bound<'py, PyAny>,
+    block: Option<(&'static Session, u64)>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = LOADS
+        .get_or_try_init(py, || -> PyResult<_> { Ok(py.import("_pickle")?.getattr("loads")?.unbind()) })?
+        .bind(py);
+    let Some((session, block)) = block else { return loads.call1((data,)) };
+    let (buffers, tickets) = open(py, session, block).map_err(errors::shm)?;
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "buffers"), buffers)?;
+    let result = loads.call((data,), Some(&options));
+    // The objects that came along are held by now, by whatever has been made of the message.
+    for ticket in tickets {
+        session.free_block(ticket).map_err(errors::shm)?;
+    }
+    result
+}
+
+/// Takes a block of this process apart: buffers, and tickets to be freed once the message has been read.
+fn open<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    block: u64,
+) -> Result<(Bound<'py, PyList>, Vec<u64>), ShmError> {
+    let flags = |at: u64| -> Result<BlockOwner, ShmError> {
+        Ok(BlockOwner::from_word(session.block(at)?.owner.load(Ordering::Acquire)))
+    };
+    let parts = if flags(block)?.has(BlockOwner::MANIFEST) {
+        bundle::unbind(session, block)?
+    } else {
+        let len = session.block(block)?.link.load(Ordering::Relaxed).min(session.block_size(block)?);
+        vec![Part { at: block, len }]
+    };
+    let buffers = PyList::empty(py);
+    let mut tickets = Vec::new();
+    for part in parts {
+        if flags(part.at)?.has(BlockOwner::TICKET) {
+            tickets.push(part.at);
+        } else {
+            let buffer = Py::new(py, BlockBuffer::own(session, part.at, part.len));
+            if buffer.and_then(|b| buffers.append(b)).is_err() {
+                return Err(ShmError::Gone);
+            }
+        }
+    }
+    Ok((buffers, tickets))
+}

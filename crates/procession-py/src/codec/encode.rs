@@ -1,0 +1,162 @@
+//! From Python objects to messages.
+
+use std::cell::Cell;
+
+use procession_shm::Session;
+use procession_shm::arena::BlockOwner;
+use procession_shm::bundle::Part;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
+
+use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, TUPLE, bind, ndarray, pickler};
+use crate::errors;
+
+/// An encoded object, ready to be put. Its blocks are this process's until the message is committed.
+pub(crate) struct Encoded<'a> {
+    /// The first bytes; the buffer is reused.
+    pub(crate) head: Vec<u8>,
+    /// What follows them, where it lies.
+    pub(crate) tail: &'a [u8],
+    /// The block that goes along.
+    pub(crate) block: Option<u64>,
+    session: &'static Session,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Larger texts and bytes are not copied together with their head.
+const JOIN: usize = 1 << 10;
+/// Larger scratch buffers are not kept.
+const KEEP: usize = 1 << 20;
+
+impl Encoded<'_> {
+    pub(super) fn session(&self) -> &'static Session {
+        self.session
+    }
+
+    /// The message was put: its blocks are not ours any more.
+    pub(crate) fn sent(mut self) {
+        self.block = None;
+    }
+}
+
+impl Drop for Encoded<'_> {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            let _ = self.session.free_block(block);
+        }
+        let mut scratch = std::mem::take(&mut self.head);
+        if scratch.capacity() <= KEEP {
+            scratch.clear();
+            SCRATCH.set(scratch);
+        }
+    }
+}
+
+/// Encodes an object. What is borrowed from it must not change until the message is put.
+#[inline]
+pub(crate) fn encode<'a>(
+    py: Python<'_>,
+    session: &'static Session,
+    obj: &'a Bound<'_, PyAny>,
+) -> PyResult<Encoded<'a>> {
+    let mut out = Encoded { head: SCRATCH.take(), tail: &[], block: None, session };
+    if scalar(py, obj, &mut out.head, Some(&mut out.tail)) {
+        return Ok(out);
+    }
+    if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
+        if small_tuple(py, tuple, &mut out.head) {
+            return Ok(out);
+        }
+        out.head.clear();
+    } else if ndarray::encode(py, obj, &mut out)? {
+        return Ok(out);
+    }
+    let pickle = pickler::dump(py, obj, Some(session))?;
+    out.head.push(PICKLE);
+    out.head.extend_from_slice(&pickle.bytes);
+    let mut parts = pickle.parts;
+    for handle in pickle.handles {
+        let at = session.make_ticket(&handle).map_err(errors::shm)?;
+        parts.push(Part { at, len: 8 });
+    }
+    out.block = bind(session, &parts)?;
+    Ok(out)
+}
+
+/// Encodes one of the simple types; false if it is none. A large body is lent to `tail` instead of being copied.
+#[inline]
+fn scalar<'a>(py: Python<'_>, obj: &'a Bound<'_, PyAny>, head: &mut Vec<u8>, tail: Option<&mut &'a [u8]>) -> bool {
+    if obj.is_exact_instance_of::<PyInt>() {
+        let Ok(value) = obj.extract::<i64>() else { return false };
+        head.push(INT);
+        head.extend_from_slice(&value.to_le_bytes());
+        return true;
+    }
+    let (tag, body) = if let Ok(text) = obj.cast_exact::<PyString>() {
+        // Lone surrogates have no UTF-8; a pickle has a way for them.
+        let Ok(text) = text.to_str() else { return false };
+        (STR, text.as_bytes())
+    } else if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
+        (BYTES, bytes.as_bytes())
+    } else if obj.is_none() {
+        head.push(NONE);
+        return true;
+    } else if let Ok(float) = obj.cast_exact::<PyFloat>() {
+        head.push(FLOAT);
+        head.extend_from_slice(&float.value().to_le_bytes());
+        return true;
+    } else if let Ok(truth) = obj.cast_exact::<PyBool>() {
+        head.push(if truth.is_true() { TRUE } else { FALSE });
+        return true;
+    } else {
+        let _ = py;
+        return false;
+    };
+    match tail {
+        Some(tail) if body.len() > JOIN => {
+            head.push(tag);
+            *tail = body;
+        }
+        None if body.len() > JOIN => return false,
+        _ => {
+            head.push(tag);
+            head.extend_from_slice(body);
+        }
+    }
+    true
+}
+
+/// A short tuple of simple values.
+fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -> bool {
+    let count = tuple.len();
+    if count > 16 {
+        return false;
+    }
+    head.push(TUPLE);
+    head.push(count as u8);
+    for item in tuple.iter() {
+        let at = head.len();
+        head.extend_from_slice(&[0, 0]);
+        if !scalar(py, &item, head, None) {
+            return false;
+        }
+        let len = (head.len() - at - 2) as u16;
+        head[at..at + 2].copy_from_slice(&len.to_le_bytes());
+    }
+    true
+}
+
+/// Copies a large buffer to a block of this process.
+pub(super) fn to_block(py: Python<'_>, session: &'static Session, bytes: &[u8]) -> PyResult<Part> {
+    let len = bytes.len() as u64;
+    let copy = || {
+        let at = session.alloc(len, BlockOwner::process(session.me()?))?;
+        session.segment().write(at, bytes)?;
+        Ok(Part { at, len })
+    };
+    // Other threads may run while a large one is copied.
+    if bytes.len() >= 1 << 18 { py.detach(copy) } else { copy() }.map_err(errors::shm)
+}

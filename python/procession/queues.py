@@ -1,0 +1,178 @@
+"""Queues between processes.
+
+``put`` and ``get`` are native: a put that has returned is committed to the session's shared memory,
+without a feeder thread, and survives the death of its sender.  So there is nothing that
+``join_thread`` would have to wait for, and a process may be joined before its queue is drained.
+"""
+
+from __future__ import annotations
+
+import sys
+from queue import Empty, Full
+from typing import TYPE_CHECKING, Any
+
+from . import _native, context, util
+
+if TYPE_CHECKING:
+    import types
+
+__all__ = ["Queue", "SimpleQueue", "JoinableQueue"]
+
+
+class _End:
+    """Reader's or writer's side of a queue, where programs expect a connection."""
+
+    def __init__(self, queue: Any, *, reader: bool) -> None:
+        self._queue = queue
+        self._is_reader = reader
+        self.closed = False
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there is something to get."""
+        return int(self._queue.fileno())
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Is there something to get?"""
+        return bool(self._queue.poll(timeout))
+
+    def recv(self) -> Any:
+        """Get an object."""
+        return self._queue.get()
+
+    def recv_bytes(self) -> bytes:
+        """Get an object, as its pickle."""
+        return _native.dumps(self._queue.get())
+
+    def send(self, obj: Any) -> None:
+        """Put an object."""
+        self._queue.put(obj)
+
+    def close(self) -> None:
+        """This process does not use the side any more."""
+        self.closed = True
+
+    def __repr__(self) -> str:
+        return f"<{'reader' if self._is_reader else 'writer'} of {self._queue!r}>"
+
+
+class _Base(_native.QueueCore):
+    """Making queues and passing them on."""
+
+    def _set_up(self, maxsize: int, ctx: Any) -> None:
+        self._maxsize = maxsize if maxsize > 0 else 2**31 - 1
+        self._create(maxsize)
+        self._reader = _End(self, reader=True)
+        self._writer = _End(self, reader=False)
+
+    def __getstate__(self) -> Any:
+        context.assert_spawning(self)
+        popen = context.get_spawning_popen()
+        if popen is not None:
+            popen.keep(self)
+        return self.handle(), self._maxsize
+
+    def __setstate__(self, state: Any) -> None:
+        handle, self._maxsize = state
+        self._adopt(*handle)
+        self._reader = _End(self, reader=True)
+        self._writer = _End(self, reader=False)
+
+    def _on_queue_feeder_error(self, e: BaseException, obj: Any) -> None:
+        """Report an object that cannot be pickled, and so was not put.
+
+        May be overridden; it is called in the thread that puts.
+        """
+        import traceback
+
+        sys.stderr.write("".join(traceback.format_exception(e)))
+        sys.stderr.flush()
+
+
+class Queue(_Base):
+    """A queue for any number of producers and consumers."""
+
+    def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
+        self._set_up(maxsize, ctx)
+        self._ignore_epipe = False
+        util.debug("Queue._after_fork()")
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._ignore_epipe = False
+
+    def close(self) -> None:
+        """This process will put and get no more."""
+        self._close()
+        self._reader.close()
+
+    def join_thread(self) -> None:
+        """Return at once: everything that was put is in the queue already."""
+        util.debug("Queue.join_thread()")
+        assert self._closed, f"Queue {self!r} not closed"
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: there is no thread, and nothing is lost when this process exits."""
+        util.debug("Queue.cancel_join_thread()")
+
+    def _terminate_broken(self) -> None:
+        # Called by concurrent.futures when its workers are gone.
+        self.close()
+
+    def __class_getitem__(cls, item: Any) -> types.GenericAlias:
+        import types
+
+        return types.GenericAlias(cls, item)
+
+
+class JoinableQueue(Queue):
+    """A queue whose consumers say when they are done with what they got."""
+
+    def task_done(self) -> None:
+        """Say that a task that was got is finished."""
+        self._task_done()
+
+    def join(self) -> None:
+        """Wait until everything that was put has been got and finished."""
+        self._join()
+
+
+class SimpleQueue(_Base):
+    """A queue with little more than put and get."""
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._set_up(0, ctx)
+        self._poll = self._reader.poll
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._poll = self._reader.poll
+
+    def close(self) -> None:
+        """This process will put and get no more."""
+        self._close()
+        self._reader.close()
+        self._writer.close()
+
+    def get(self) -> Any:  # type: ignore[override]
+        """Take the oldest object out, waiting for it."""
+        if self._closed:
+            raise OSError("handle is closed")
+        return super().get()
+
+    def put(self, obj: Any) -> None:  # type: ignore[override]
+        """Put an object in."""
+        if self._closed:
+            raise OSError("handle is closed")
+        super().put(obj)
+
+    def _on_queue_feeder_error(self, e: BaseException, obj: Any) -> None:
+        raise e
+
+    def __class_getitem__(cls, item: Any) -> types.GenericAlias:
+        import types
+
+        return types.GenericAlias(cls, item)
+
+
+# As in the standard library, the exceptions can be had from here.
+_ = (Empty, Full)

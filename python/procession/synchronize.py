@@ -1,0 +1,374 @@
+"""Locks, semaphores, conditions, events and barriers, shared between processes.
+
+What they do is native (see the engine's ``sync``); here are the constructors, the way they are passed
+to other processes, and how they show themselves.  A lock whose owner was killed is recovered by the
+next acquirer, who is told: a ``LockRecoveredWarning``, and the lock's ``recovered`` is true.  With
+``on_owner_death="raise"`` it is an ``OwnerDiedError`` instead (the lock is held when it is raised).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import _native, context, process, util
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event"]
+
+SEM_VALUE_MAX = 2**31 - 1
+RECURSIVE_MUTEX, SEMAPHORE = range(2)
+
+OnOwnerDeath = Literal["warn", "raise", "ignore"]
+
+
+class LockRecoveredWarning(RuntimeWarning):
+    """A lock was taken over from a process that died while it had it."""
+
+
+class OwnerDiedError(process.ProcessError):
+    """A lock was taken over from a process that died while it had it.
+
+    The lock is held by the caller when this is raised.
+    """
+
+
+def _is_fork(ctx: Any) -> bool:
+    return ctx is not None and ctx.get_start_method() == "fork"
+
+
+class _Shared:
+    """What all of these have in common: a context, and how they are passed on."""
+
+    _is_fork_ctx: bool
+
+    if TYPE_CHECKING:
+
+        def handle(self) -> tuple[int, int]: ...
+        def _adopt(self, index: int, generation: int) -> None: ...
+        def _set_name(self, name: str) -> None: ...
+
+    def _pass_on(self) -> tuple[int, int]:
+        """The handle, for a child that is started or a message to another member."""
+        context.assert_spawning(self)
+        popen = context.get_spawning_popen()
+        if popen is not None:
+            if self._is_fork_ctx:
+                raise RuntimeError(
+                    "A SemLock created in a fork context is being shared with a process in a "
+                    "spawn context. This is not supported. Please use the same context to create "
+                    "multiprocessing objects and Process."
+                )
+            popen.keep(self)
+        return self.handle()
+
+    @staticmethod
+    def _make_name() -> str:
+        return f"{process.current_process()._config.get('semprefix', '/mp')}-{os.urandom(4).hex()}"
+
+
+class SemLock(_Shared):
+    """Base of the classes that are acquired and released."""
+
+    _rand = None
+    _on_owner_death: OnOwnerDeath = "warn"
+
+    if TYPE_CHECKING:
+
+        def acquire(self, block: bool = True, timeout: float | None = None) -> bool: ...
+        def release(self) -> None: ...
+        def __enter__(self) -> bool: ...
+        def __exit__(self, *args: object) -> None: ...
+        def locked(self) -> bool: ...
+        def _get_value(self) -> int: ...
+        def owner_info(self) -> tuple[int, str] | None: ...
+
+    @property
+    def _semlock(self) -> Any:
+        return self
+
+    def _is_zero(self) -> bool:
+        return self._get_value() == 0
+
+    def get_value(self) -> int:
+        """Return how many more acquisitions would not block."""
+        return self._get_value()
+
+    def _on_recovered(self) -> None:
+        text = f"{self!r} was held by a process that died; what it protects may be half done"
+        if self._on_owner_death == "raise":
+            raise OwnerDiedError(text)
+        if self._on_owner_death == "warn":
+            warnings.warn(text, LockRecoveredWarning, stacklevel=3)
+
+    def __getstate__(self) -> tuple[tuple[int, int], bool, OnOwnerDeath]:
+        return self._pass_on(), self._is_fork_ctx, self._on_owner_death
+
+    def __setstate__(self, state: tuple[tuple[int, int], bool, OnOwnerDeath]) -> None:
+        handle, self._is_fork_ctx, self._on_owner_death = state
+        self._adopt(*handle)
+        util.debug(f"recreated blocker with handle {handle[0]!r}")
+
+    def _set_up(self, ctx: Any, on_owner_death: OnOwnerDeath) -> None:
+        if on_owner_death not in ("warn", "raise", "ignore"):
+            raise ValueError(f"on_owner_death must be warn, raise or ignore, not {on_owner_death!r}")
+        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+        if on_owner_death != "warn":
+            self._on_owner_death = on_owner_death
+        util.debug(f"created semlock with handle {self.handle()[0]}")
+
+
+def _owner_name(lock: Any) -> str:
+    """Who has a lock, as the standard library words it."""
+    try:
+        if lock._is_mine():
+            name = process.current_process().name
+            if threading.current_thread().name != "MainThread":
+                name += "|" + threading.current_thread().name
+            return str(name)
+        if not lock.locked():
+            return "None"
+        if lock.owner_info() is not None and lock.owner_info()[0] == os.getpid():
+            return "SomeOtherThread"
+        return "SomeOtherProcess"
+    except Exception:
+        return "unknown"
+
+
+class Lock(SemLock, _native.LockCore):
+    """A lock that any process or thread may release."""
+
+    def __init__(self, *, ctx: Any = None, on_owner_death: OnOwnerDeath = "warn") -> None:
+        self._create()
+        self._set_up(ctx, on_owner_death)
+
+    def __repr__(self) -> str:
+        return f"<{self.__class__.__name__}(owner={_owner_name(self)})>"
+
+
+class RLock(SemLock, _native.RLockCore):
+    """A lock that its owner may acquire several times."""
+
+    def __init__(self, *, ctx: Any = None, on_owner_death: OnOwnerDeath = "warn") -> None:
+        self._create()
+        self._set_up(ctx, on_owner_death)
+
+    def __repr__(self) -> str:
+        owner = _owner_name(self)
+        count: int | str = self._count()
+        if owner in ("SomeOtherThread", "SomeOtherProcess"):
+            count = "nonzero"
+        elif owner == "unknown":
+            count = "unknown"
+        return f"<{self.__class__.__name__}({owner}, {count})>"
+
+
+class Semaphore(SemLock, _native.SemaphoreCore):
+    """A counter that blocks instead of going below zero."""
+
+    def __init__(
+        self, value: int = 1, *, ctx: Any = None, on_owner_death: OnOwnerDeath = "warn"
+    ) -> None:
+        self._create_with(value, SEM_VALUE_MAX)
+        self._set_up(ctx, on_owner_death)
+
+    def _create_with(self, value: int, maximum: int) -> None:
+        if not 0 <= value <= SEM_VALUE_MAX:
+            raise OSError(22, "Invalid argument")
+        self._create(value, maximum)
+
+    def _is_mine(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"<{self.__class__.__name__}(value={self._shown_value()})>"
+
+    def _shown_value(self) -> int | str:
+        try:
+            return self._get_value()
+        except Exception:
+            return "unknown"
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that refuses to be released more often than it was acquired."""
+
+    def __init__(
+        self, value: int = 1, *, ctx: Any = None, on_owner_death: OnOwnerDeath = "warn"
+    ) -> None:
+        self._create_with(value, value)
+        self._set_up(ctx, on_owner_death)
+        self._maximum = value
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__(), self._maximum
+
+    def __setstate__(self, state: Any) -> None:
+        state, self._maximum = state
+        super().__setstate__(state)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.__class__.__name__}(value={self._shown_value()}, maxvalue={self._maximum})>"
+        )
+
+
+class Condition(_Shared, _native.ConditionCore):
+    """A place to wait, with a lock, until another process says that something has changed."""
+
+    def __init__(self, lock: Any = None, *, ctx: Any = None) -> None:
+        self._create()
+        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+        self._bind(lock if lock is not None else ctx.RLock() if ctx is not None else RLock())
+
+    def _bind(self, lock: Any) -> None:
+        self._lock = lock
+        self.acquire: Callable[..., bool] = lock.acquire
+        self.release: Callable[[], None] = lock.release
+
+    def __getstate__(self) -> Any:
+        return self._pass_on(), self._is_fork_ctx, self._lock
+
+    def __setstate__(self, state: Any) -> None:
+        handle, self._is_fork_ctx, lock = state
+        self._adopt(*handle)
+        self._bind(lock)
+
+    def __enter__(self) -> bool:
+        return bool(self._lock.__enter__())
+
+    def __exit__(self, *args: object) -> None:
+        self._lock.__exit__(*args)
+
+    def __repr__(self) -> str:
+        try:
+            waiters: int | str = self._waiters()
+        except Exception:
+            waiters = "unknown"
+        return f"<{self.__class__.__name__}({self._lock}, {waiters})>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Release the lock, wait to be notified, take the lock again; false if the time was up."""
+        assert self._lock._semlock._is_mine(), "must acquire() condition before using wait()"
+        waiter = self._enlist()
+        levels = self._lock._semlock._count()
+        for _ in range(levels):
+            self._lock.release()
+        try:
+            return waiter.wait(timeout)
+        finally:
+            for _ in range(levels):
+                self._lock.acquire()
+
+    def notify(self, n: int = 1) -> None:
+        """Let up to n waiters go on, the longest waiting first."""
+        assert self._lock._semlock._is_mine(), "lock is not owned"
+        self._notify(max(n, 0))
+
+    def notify_all(self) -> None:
+        """Let all waiters go on."""
+        self.notify(n=SEM_VALUE_MAX)
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until the predicate is true; return its last value."""
+        result = predicate()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not result:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                break
+            self.wait(remaining)
+            result = predicate()
+        return result
+
+
+class Event(_Shared, _native.EventCore):
+    """A flag that processes can wait for."""
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._create()
+        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+
+    def __getstate__(self) -> Any:
+        return self._pass_on(), self._is_fork_ctx
+
+    def __setstate__(self, state: Any) -> None:
+        handle, self._is_fork_ctx = state
+        self._adopt(*handle)
+
+    def __repr__(self) -> str:
+        status = "set" if self.is_set() else "unset"
+        return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
+
+
+class Barrier(_Shared, _native.BarrierCore):
+    """A place where a number of processes wait for each other.
+
+    A party that is killed breaks the barrier: the others get ``threading.BrokenBarrierError``.
+    """
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        ctx: Any = None,
+    ) -> None:
+        if parties < 1:
+            raise ValueError("parties must be > 0")
+        self._create(parties)
+        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+        self._action = action
+        self._timeout = timeout
+
+    def __getstate__(self) -> Any:
+        return self._pass_on(), self._is_fork_ctx, self._action, self._timeout
+
+    def __setstate__(self, state: Any) -> None:
+        handle, self._is_fork_ctx, self._action, self._timeout = state
+        self._adopt(*handle)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the other parties; return this one's place in the order of arrival."""
+        deadline = self._timeout if timeout is None else timeout
+        until = None if deadline is None else time.monotonic() + deadline
+        arrived = self._arrive(deadline)
+        if arrived is None:
+            raise threading.BrokenBarrierError
+        index, last = arrived
+        if last:
+            self._let_go()
+            return index
+        try:
+            left = None if until is None else max(until - time.monotonic(), 0.0)
+            is_open = self._wait_open(left)
+        except BaseException:
+            self.abort()
+            raise
+        if not is_open:
+            self.abort()
+            raise threading.BrokenBarrierError
+        return index
+
+    def _let_go(self) -> None:
+        try:
+            if self._action is not None:
+                self._action()
+        except BaseException:
+            self.abort()
+            raise
+        if not self._open():
+            raise threading.BrokenBarrierError
+
+    def __repr__(self) -> str:
+        cls = self.__class__
+        where = f"{cls.__module__}.{cls.__qualname__} at {id(self):#x}"
+        if self.broken:
+            return f"<{where}: broken>"
+        return f"<{where}: waiters={self.n_waiting}/{self.parties}>"
