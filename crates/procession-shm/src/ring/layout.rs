@@ -39,6 +39,8 @@ pub struct RingBody {
     pub(super) done: AtomicU32,
     pub(super) max_messages: AtomicU32,
     pub(super) max_bytes: AtomicU64,
+    /// 1 once nothing more may be put.
+    pub(super) closed: AtomicU64,
 }
 
 // SAFETY: repr(C) of guards, gates and atomics.

@@ -253,6 +253,21 @@ impl Port<'_> {
         }
     }
 
+    /// Lets nothing more be put in. Under the writers' guard, so that a put either came before, and will be got, or fails.
+    pub fn close(&self) -> Result<(), ShmError> {
+        let session = self.session();
+        let guard = self.body.put.lock(session)?;
+        self.body.closed.store(1, Ordering::Release);
+        drop(guard);
+        self.body
+            .wake_all(session, self.reader, session.entry(self.reader)?)
+    }
+
+    /// May nothing more be put in?
+    pub fn is_closed(&self) -> bool {
+        self.body.closed.load(Ordering::Acquire) != 0
+    }
+
     /// Messages in the ring.
     pub fn len(&self) -> u32 {
         self.body.len()

@@ -71,6 +71,9 @@ impl Port<'_> {
         if txn.recovered() {
             self.wake_after_recovery()?;
         }
+        if body.closed.load(Ordering::Relaxed) != 0 {
+            return Err(WaitError::Closed);
+        }
         if !body.has_room(len) {
             return Ok(false);
         }
