@@ -42,6 +42,8 @@ def join_session(member: tuple[int, int, int, int] | None) -> None:
     if member is not None:
         token, owner_pid, session_fd, _ = member
         _child.enter(token, owner_pid, session_fd)
+        # It needs nothing of what its owner held when it was started.
+        _native.settled()
 
 
 def preload(
@@ -266,6 +268,7 @@ class Zygote:
     ) -> None:
         asker = self._asker_of(sock)
         status_w = os.dup(fds[3]) if kind == forkserver.BY_PIPE else -1
+        _native.fork_into(token)
         _native.fork_into(token)
         pid = os.fork()
         if pid == 0:

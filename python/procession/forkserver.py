@@ -168,6 +168,8 @@ class ForkServer:
         while True:
             self.ensure_running()
             client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            # Whatever socket.setdefaulttimeout() says: the server may be importing.
+            client.settimeout(None)
             try:
                 assert self._forkserver_address is not None
                 client.connect(self._forkserver_address)
@@ -250,15 +252,15 @@ class ForkServer:
             keywords["main_path"] = data["init_main_from_path"]
         return keywords
 
-    def collect(self, token: int, unknown: int) -> int:
-        """How a child of the server ended that is known to be dead; ``unknown`` if lost.
+    def collect(self, token: int, server_pid: int | None, unknown: int) -> int:
+        """How a child ended that is known to be dead; ``unknown`` if that is lost.
 
-        The server is about to publish it, unless it is dead itself.
+        The server that started it is about to publish it, unless it is dead itself.
         """
         deadline = time.monotonic() + _STATUS_TIMEOUT
         pause = 0.00005
         while True:
-            alive = self.is_running()
+            alive = self._forkserver_pid == server_pid and self.is_running()
             status = _native.exit_status(token)
             if status is not None:
                 return status

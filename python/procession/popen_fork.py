@@ -15,6 +15,9 @@ __all__ = ["Popen"]
 # The pidfds of all children of this process; what it forks closes them.
 _sentinels: set[int] = set()
 
+# "The next fork is that of ..." must not be said by two threads at once.
+_forking = threading.RLock()
+
 # What exitcode says about a child that ended without anybody learning how.
 UNKNOWN_EXIT = 255
 
@@ -122,7 +125,9 @@ class Popen:
     def _launch(self, process_obj: process.BaseProcess) -> None:
         parent_pid = os.getpid()
         _native.fork_into(self._token)
-        pid = os.fork()
+        with _forking:
+            _native.fork_into(self._token)
+            pid = os.fork()
         if pid == 0:
             self._run_child(process_obj, parent_pid)
         self._adopt(pid)

@@ -50,7 +50,9 @@ class Popen(popen_fork.Popen):
             context.reduction.dump(process_obj, data)
         finally:
             set_spawning_popen(None)
-        self._adopt(*forkserver._forkserver.start_child(self._token, data.getbuffer(), self._fds))
+        server = forkserver._forkserver
+        self._adopt(*server.start_child(self._token, data.getbuffer(), self._fds))
+        self._server_pid = server._forkserver_pid
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code, or None while the child runs; wait for it if flag is 0."""
@@ -58,7 +60,7 @@ class Popen(popen_fork.Popen):
             limit = 0.0 if flag & os.WNOHANG else None
             if _native.wait_exit(self.sentinel, limit):
                 self.returncode = forkserver._forkserver.collect(
-                    self._token, popen_fork.UNKNOWN_EXIT
+                    self._token, self._server_pid, popen_fork.UNKNOWN_EXIT
                 )
         self._let_go()
         return self.returncode

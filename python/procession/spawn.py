@@ -128,6 +128,8 @@ def _main(fd: int, parent_sentinel: int) -> int:
 
 def _receive(from_parent: IO[bytes]) -> process.BaseProcess:
     """Read the preparation data and the process object, and get ready for it."""
+    from . import _native
+
     current = process.current_process()
     current._inheriting = True
     try:
@@ -137,6 +139,7 @@ def _receive(from_parent: IO[bytes]) -> process.BaseProcess:
             _join(member)
         prepare(preparation_data)
         process_obj: process.BaseProcess = pickle.load(from_parent)
+        _native.settled()
         _native.settled()
     finally:
         del current._inheriting

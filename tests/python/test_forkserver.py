@@ -124,6 +124,15 @@ def test_descriptors_are_handed_over(server: forkserver.ForkServer) -> None:
         assert ours.recv(100) == b"from the child"
 
 
+def test_socket_timeouts_do_not_matter(server: forkserver.ForkServer) -> None:
+    """The server takes longer to start than this program wants to wait for its sockets."""
+    socket.setdefaulttimeout(1e-6)
+    try:
+        assert run(sys.exit, 9) == 9
+    finally:
+        socket.setdefaulttimeout(None)
+
+
 def test_too_many_descriptors(server: forkserver.ForkServer) -> None:
     token = 0
     with pytest.raises(ValueError, match="too many fds"):
