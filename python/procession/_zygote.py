@@ -269,7 +269,6 @@ class Zygote:
         asker = self._asker_of(sock)
         status_w = os.dup(fds[3]) if kind == forkserver.BY_PIPE else -1
         _native.fork_into(token)
-        _native.fork_into(token)
         pid = os.fork()
         if pid == 0:
             self._be_child(asker, token, kind, data, fds)

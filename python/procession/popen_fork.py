@@ -124,7 +124,6 @@ class Popen:
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         parent_pid = os.getpid()
-        _native.fork_into(self._token)
         with _forking:
             _native.fork_into(self._token)
             pid = os.fork()

@@ -15,7 +15,7 @@ import sys
 import types
 from typing import IO, Any, NamedTuple
 
-from . import _native, process, util
+from . import process, util
 from .context import _default_context
 
 __all__ = [
@@ -139,7 +139,6 @@ def _receive(from_parent: IO[bytes]) -> process.BaseProcess:
             _join(member)
         prepare(preparation_data)
         process_obj: process.BaseProcess = pickle.load(from_parent)
-        _native.settled()
         _native.settled()
     finally:
         del current._inheriting
