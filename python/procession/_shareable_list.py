@@ -52,11 +52,14 @@ def _decode(stored: Any, kind: int) -> Any:
     return content.decode() if kind == _STR else content
 
 
-def _first_format(encoded: Any) -> str:
-    """The format of a new item; strings get room up to the next multiple of a word."""
-    if isinstance(encoded, bytes):
-        return f"{_WORD * (len(encoded) // _WORD + 1)}s"
-    return _FORMATS[type(encoded)]
+def _first_format(value: Any, encoded: Any) -> str:
+    """The format of a new item."""
+    if not isinstance(encoded, bytes):
+        return _FORMATS[type(value)]
+    # The standard library's formula counts characters; where these are too many bytes for the
+    # room, it cuts them off.
+    room = _WORD * (len(value) // _WORD + 1)
+    return f"{max(room, -(-len(encoded) // _WORD) * _WORD)}s"
 
 
 class ShareableList:
@@ -77,7 +80,7 @@ class ShareableList:
 
     def _create(self, values: list[Any], name: str | None) -> None:
         encoded = [_encode(value) for value in values]
-        formats = [_first_format(value) for value in encoded]
+        formats = list(map(_first_format, values, encoded))
         if any(len(fmt) > _WORD for fmt in formats):
             raise ValueError("an item is too long for its format to be written down")
         sizes = [struct.calcsize(fmt) for fmt in formats]

@@ -45,6 +45,8 @@ from ._connection_xml import (
     _xml_loads as _xml_loads,
 )
 
+from .context import AuthenticationError as AuthenticationError, BufferTooShort as BufferTooShort
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
+
+# Their names before Python 3.12.
+CHALLENGE, WELCOME, FAILURE = _CHALLENGE, _WELCOME, _FAILURE
 
 BUFSIZE = 8192
 CONNECTION_TIMEOUT = 20.0

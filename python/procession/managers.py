@@ -14,7 +14,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import connection, context, pool, process, util
+from . import connection, context, process, util
 from ._manager_line import Peer
 from ._manager_protocol import (
     Registration,
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._manager_protocol import Registry
+    from .pool import Pool
 
 __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
 
@@ -331,6 +332,13 @@ def _creator(typeid: str, proxytype: Any) -> Callable[..., Any]:
     return create
 
 
+def _make_pool(*args: Any, **kwds: Any) -> Pool:
+    # Imported where it is used: most managers never have a pool.
+    from .pool import Pool
+
+    return Pool(*args, **kwds)
+
+
 class SyncManager(BaseManager):
     """A manager of lists, dicts, queues, locks and more; `Manager()` starts one of these."""
 
@@ -344,7 +352,7 @@ SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
 SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
 SyncManager.register("Condition", threading.Condition, ConditionProxy)
 SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
-SyncManager.register("Pool", pool.Pool, PoolProxy)
+SyncManager.register("Pool", _make_pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)
 SyncManager.register("set", set, SetProxy)

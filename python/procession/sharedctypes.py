@@ -154,10 +154,11 @@ def make_property(name: str) -> property:
         finally:
             self.release()
 
-    prop_cache[name] = property(get_locked, set_locked)
+    prop_cache[name] = property(get_locked, set_locked, doc=template % name)
     return prop_cache[name]
 
 
+template = "`%s` of the wrapped object, read and written under the lock."
 prop_cache: dict[str, property] = {}
 class_cache: weakref.WeakKeyDictionary[Any, type[SynchronizedBase]] = weakref.WeakKeyDictionary()
 
