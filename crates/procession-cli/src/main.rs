@@ -1,5 +1,7 @@
 //! The `procession` program; see the library beside it.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
