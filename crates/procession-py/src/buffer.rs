@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use procession_shm::Session;
 use procession_shm::memory::Memory;
+use procession_sys::memory::PrivateView;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi;
@@ -55,6 +56,8 @@ pub(crate) fn copy_into(buffer: &PyBuffer<u8>, offset: usize, bytes: &[u8]) {
 enum Memories {
     /// A shared object that many processes may hold.
     Shared(Memory),
+    /// A private view of a shared object: what is written to it is seen here alone.
+    View { view: PrivateView, _memory: Memory },
     /// A block that is this process's own, freed with the buffer.
     Own { session: &'static Session, at: u64, len: u64 },
 }
@@ -74,10 +77,18 @@ impl BlockBuffer {
         Self { memory: OnceLock::from(Memories::Own { session, at, len }) }
     }
 
+    /// A private view of shared memory.
+    pub(crate) fn view(session: &'static Session, memory: Memory) -> PyResult<Self> {
+        let (at, len) = (memory.offset(), memory.len());
+        let view = session.segment().memory().private_view(at as usize, len as usize).map_err(errors::system)?;
+        Ok(Self { memory: OnceLock::from(Memories::View { view, _memory: memory }) })
+    }
+
     fn span(&self) -> PyResult<(*mut u8, u64)> {
         let (pointer, len) = match self.memory.get() {
             None => return Err(PyValueError::new_err("the buffer has no memory")),
             Some(Memories::Shared(m)) => (m.pointer().map_err(errors::shm)?, m.len()),
+            Some(Memories::View { view, .. }) => (view.base(), view.len() as u64),
             Some(Memories::Own { session, at, len }) => {
                 (session.segment().pointer(*at, *len).map_err(errors::corrupt)?, *len)
             }

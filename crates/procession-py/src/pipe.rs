@@ -204,7 +204,7 @@ impl PipeEnd {
         let bytes = Self::take_bytes(py, &end)?;
         let data = bytes.as_bytes();
         if data.len() as i64 + offset > view.len_bytes() as i64 {
-            let class = py.import(intern!(py, "procession.process"))?.getattr(intern!(py, "BufferTooShort"))?;
+            let class = py.import(intern!(py, "procession.context"))?.getattr(intern!(py, "BufferTooShort"))?;
             return Err(PyErr::from_value(class.call1((bytes,))?));
         }
         if view.readonly() {

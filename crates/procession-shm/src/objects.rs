@@ -551,6 +551,16 @@ impl Session {
         Ok(at)
     }
 
+    /// A handle to the object that a ticket of this process stands for. The ticket stays valid until it is freed.
+    pub fn redeem(&'static self, at: u64) -> Result<Handle, ShmError> {
+        let owner = BlockOwner::from_word(self.block(at)?.owner.load(Ordering::Acquire));
+        if !owner.has(BlockOwner::TICKET) {
+            return Err(Corrupt("a block that should be a ticket is none").into());
+        }
+        let word = self.segment().at::<AtomicU64>(at)?.load(Ordering::Relaxed);
+        self.hold(word as u32, (word >> 32) as u32)
+    }
+
     /// Takes a ticket's reference back, so that the block is an ordinary one.
     pub(crate) fn void_ticket(&'static self, at: u64) -> Result<(), ShmError> {
         let word: &'static AtomicU64 = self.segment().at(at)?;

@@ -1,5 +1,6 @@
 //! One session: the memory, this process's place in it, and how it comes and goes.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicPtr;
 
@@ -23,8 +24,6 @@ pub struct Session {
     kinds: &'static [&'static KindOps],
     /// Our owner word; zero after a plain fork, until the child has its own.
     me: AtomicU32,
-    /// The slot reserved for the child of the next fork.
-    next_fork: AtomicU32,
     /// For each object: generation << 32 | handles in this process.
     locals: Box<[AtomicU64]>,
     next: AtomicPtr<Session>,
@@ -132,7 +131,6 @@ impl Session {
             header,
             kinds,
             me: AtomicU32::new(0),
-            next_fork: AtomicU32::new(0),
             locals,
             next: AtomicPtr::default(),
         }
@@ -215,10 +213,9 @@ impl Session {
         Ok(())
     }
 
-    /// Says which slot the child of the next fork of this process takes.
+    /// Says which slot the child of this thread's next fork takes.
     pub fn next_fork(&self, owner: Option<Owner>) {
-        self.next_fork
-            .store(owner.map_or(0, Owner::word), Ordering::Release);
+        NEXT_FORK.set(owner.map(|o| (self.id(), o)));
     }
 
     /// Says goodbye: publishes the exit code, gives back every hold and so wakes the peers. The process does not use the
@@ -250,10 +247,15 @@ fn each(f: impl Fn(&'static Session)) {
     }
 }
 
+thread_local! {
+    /// The session, and the slot in it that the child of this thread's next fork takes.
+    static NEXT_FORK: Cell<Option<(u64, Owner)>> = const { Cell::new(None) };
+}
+
 /// Before any `fork()`: a slot for the child, holding what we hold, unless one was reserved by name.
 fn before_fork() {
     each(|s| {
-        if s.current().is_some() && s.next_fork.load(Ordering::Acquire) == 0 {
+        if s.current().is_some() && NEXT_FORK.get().is_none() {
             let reserved = s.reserve("", Role::Forked).ok();
             s.next_fork(reserved);
         }
@@ -261,15 +263,18 @@ fn before_fork() {
 }
 
 fn after_fork_in_parent() {
-    each(|s| s.next_fork(None));
+    NEXT_FORK.set(None);
 }
 
 fn after_fork_in_child() {
     procession_sys::orphan::reset_after_fork();
+    let slot = NEXT_FORK.take();
     each(|s| {
-        let slot = Owner::from_word(s.next_fork.swap(0, Ordering::AcqRel));
         let was_member = s.me.swap(0, Ordering::AcqRel) != 0;
-        if let (true, Some(owner)) = (was_member, slot) {
+        if let Some((session, owner)) = slot
+            && was_member
+            && session == s.id()
+        {
             // A failure leaves us outside of the session, where every use is a clear error.
             let _ = s.enter(owner);
         }

@@ -2,6 +2,7 @@
 
 use procession_shm::arena::BlockOwner;
 use procession_shm::bundle::{self, Part};
+use procession_shm::memory::Memory;
 use procession_shm::primitive::Ordering;
 use procession_shm::{Session, ShmError};
 use pyo3::exceptions::PyRuntimeError;
@@ -77,23 +78,25 @@ pub(crate) fn finish<'py>(py: Python<'py>, session: &'static Session, taken: Tak
     match tag {
         TUPLE => tuple(py, body),
         PICKLE => {
-            let view = without_tag(py, &bytes)?;
-            loads_pickle(py, &view, block.map(|b| (session, b)))
+            let (count, _) = body.split_first_chunk::<4>().ok_or_else(malformed)?;
+            let buffers = u32::from_le_bytes(*count) as usize;
+            let view = skip(py, &bytes, 5)?;
+            loads_pickle(py, &view, block.map(|b| (session, b, buffers)))
         }
-        RAW => loads_pickle(py, &without_tag(py, &bytes)?, None),
+        RAW => loads_pickle(py, &skip(py, &bytes, 1)?, None),
         NDARRAY => ndarray::decode(py, session, body, block),
         _ => simple(py, data).unwrap_or_else(|| Err(malformed())),
     }
 }
 
-/// The bytes after the first: a copy while they are few, a view otherwise.
-fn without_tag<'py>(py: Python<'py>, bytes: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+/// The bytes after the first few: a copy while they are few, a view otherwise.
+fn skip<'py>(py: Python<'py>, bytes: &Bound<'py, PyBytes>, from: usize) -> PyResult<Bound<'py, PyAny>> {
     let data = bytes.as_bytes();
     if data.len() <= 4096 {
-        return Ok(PyBytes::new(py, &data[1..]).into_any());
+        return Ok(PyBytes::new(py, &data[from..]).into_any());
     }
     let view = pyo3::types::PyMemoryView::from(bytes)?;
-    view.get_item(pyo3::types::PySlice::new(py, 1, isize::MAX, 1))
+    view.get_item(pyo3::types::PySlice::new(py, from as isize, isize::MAX, 1))
 }
 
 fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
@@ -112,14 +115,14 @@ fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
 pub(crate) fn loads_pickle<'py>(
     py: Python<'py>,
     data: &Bound<'py, PyAny>,
-    block: Option<(&'static Session, u64)>,
+    block: Option<(&'static Session, u64, usize)>,
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = LOADS
         .get_or_try_init(py, || -> PyResult<_> { Ok(py.import("_pickle")?.getattr("loads")?.unbind()) })?
         .bind(py);
-    let Some((session, block)) = block else { return loads.call1((data,)) };
-    let (buffers, tickets) = open(py, session, block).map_err(errors::shm)?;
+    let Some((session, block, count)) = block else { return loads.call1((data,)) };
+    let (buffers, tickets) = open(py, session, block, count)?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffers"), buffers)?;
     let result = loads.call((data,), Some(&options));
@@ -130,31 +133,36 @@ pub(crate) fn loads_pickle<'py>(
     result
 }
 
-/// Takes a block of this process apart: buffers, and tickets to be freed once the message has been read.
+/// Takes a block of this process apart: `count` buffers, then tickets to be freed once the message has been read.
 fn open<'py>(
     py: Python<'py>,
     session: &'static Session,
     block: u64,
-) -> Result<(Bound<'py, PyList>, Vec<u64>), ShmError> {
+    count: usize,
+) -> PyResult<(Bound<'py, PyList>, Vec<u64>)> {
     let flags = |at: u64| -> Result<BlockOwner, ShmError> {
         Ok(BlockOwner::from_word(session.block(at)?.owner.load(Ordering::Acquire)))
     };
-    let parts = if flags(block)?.has(BlockOwner::MANIFEST) {
-        bundle::unbind(session, block)?
+    let parts = if flags(block).map_err(errors::shm)?.has(BlockOwner::MANIFEST) {
+        bundle::unbind(session, block).map_err(errors::shm)?
     } else {
-        let len = session.block(block)?.link.load(Ordering::Relaxed).min(session.block_size(block)?);
-        vec![Part { at: block, len }]
+        let record = session.block(block).map_err(errors::corrupt)?;
+        let size = session.block_size(block).map_err(errors::corrupt)?;
+        vec![Part { at: block, len: record.link.load(Ordering::Relaxed).min(size) }]
     };
     let buffers = PyList::empty(py);
     let mut tickets = Vec::new();
-    for part in parts {
-        if flags(part.at)?.has(BlockOwner::TICKET) {
+    for (i, part) in parts.into_iter().enumerate() {
+        let ticket = flags(part.at).map_err(errors::shm)?.has(BlockOwner::TICKET);
+        if i >= count {
+            tickets.push(part.at);
+        } else if ticket {
+            let handle = session.redeem(part.at).map_err(errors::shm)?;
+            let memory = Memory::of(handle).map_err(errors::shm)?;
+            buffers.append(Py::new(py, BlockBuffer::view(session, memory)?)?)?;
             tickets.push(part.at);
         } else {
-            let buffer = Py::new(py, BlockBuffer::own(session, part.at, part.len));
-            if buffer.and_then(|b| buffers.append(b)).is_err() {
-                return Err(ShmError::Gone);
-            }
+            buffers.append(Py::new(py, BlockBuffer::own(session, part.at, part.len))?)?;
         }
     }
     Ok((buffers, tickets))

@@ -5,9 +5,11 @@ use std::cell::Cell;
 use procession_shm::Session;
 use procession_shm::arena::BlockOwner;
 use procession_shm::bundle::Part;
+use procession_shm::memory::Memory;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
 
+use super::pickler::Buffers;
 use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, TUPLE, bind, ndarray, pickler};
 use crate::errors;
 
@@ -74,16 +76,34 @@ pub(crate) fn encode<'a>(
     } else if ndarray::encode(py, obj, &mut out)? {
         return Ok(out);
     }
-    let pickle = pickler::dump(py, obj, Some(session))?;
-    out.head.push(PICKLE);
-    out.head.extend_from_slice(&pickle.bytes);
+    pickled(py, obj, &mut out, Buffers::Own)?;
+    Ok(out)
+}
+
+/// Encodes an object that many processes will read: its large buffers are shared objects, sent once.
+pub(crate) fn encode_shared<'a>(
+    py: Python<'_>,
+    session: &'static Session,
+    obj: &'a Bound<'_, PyAny>,
+) -> PyResult<Encoded<'a>> {
+    let mut out = Encoded { head: SCRATCH.take(), tail: &[], block: None, session };
+    pickled(py, obj, &mut out, Buffers::Shared)?;
+    Ok(out)
+}
+
+fn pickled(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'_>, buffers: Buffers) -> PyResult<()> {
+    let session = out.session;
+    let pickle = pickler::dump(py, obj, Some((session, buffers)))?;
     let mut parts = pickle.parts;
+    out.head.push(PICKLE);
+    out.head.extend_from_slice(&(parts.len() as u32).to_le_bytes());
+    out.head.extend_from_slice(&pickle.bytes);
     for handle in pickle.handles {
         let at = session.make_ticket(&handle).map_err(errors::shm)?;
         parts.push(Part { at, len: 8 });
     }
     out.block = bind(session, &parts)?;
-    Ok(out)
+    Ok(())
 }
 
 /// Encodes one of the simple types; false if it is none. A large body is lent to `tail` instead of being copied.
@@ -147,6 +167,16 @@ fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -
         head[at..at + 2].copy_from_slice(&len.to_le_bytes());
     }
     true
+}
+
+/// Copies a large buffer to a shared object; the part is a ticket for it.
+pub(super) fn to_memory(py: Python<'_>, session: &'static Session, bytes: &[u8]) -> PyResult<Part> {
+    let copy = || {
+        let memory = Memory::create(session, "", bytes.len() as u64)?;
+        session.segment().write(memory.offset(), bytes)?;
+        Ok(Part { at: session.make_ticket(memory.handle())?, len: 8 })
+    };
+    py.detach(copy).map_err(errors::shm)
 }
 
 /// Copies a large buffer to a block of this process.

@@ -10,7 +10,7 @@
 //! | 3, 4 | an int of 64 bits, a float, little-endian |
 //! | 5, 6 | UTF-8 text, bytes, to the end |
 //! | 7 | a tuple of up to 16 values of the kinds above: count, then each as length and encoding |
-//! | 8 | a pickle; its large buffers and tickets are the message's block |
+//! | 8 | how many of the parts in the message's block are buffers (the others are tickets), then a pickle |
 //! | 9 | bytes as they were given to `send_bytes` |
 //! | 10 | a NumPy array: its type and shape; the contents follow, or are the message's block |
 
@@ -31,7 +31,7 @@ use pyo3::types::PyBytes;
 use crate::{errors, life};
 
 pub(crate) use decode::{Taken, finish, loads_pickle, take, take_raw};
-pub(crate) use encode::{Encoded, encode};
+pub(crate) use encode::{Encoded, encode, encode_shared};
 
 const NONE: u8 = 0;
 const TRUE: u8 = 1;

@@ -17,6 +17,15 @@ use crate::buffer;
 /// Buffers of at least this many bytes travel out of band.
 pub(super) const OUT_OF_BAND: usize = 16 << 10;
 
+/// What becomes of an object's large buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Buffers {
+    /// Blocks that belong to the receiver.
+    Own,
+    /// Shared objects: any number of receivers see the same memory, each with a private view of it.
+    Shared,
+}
+
 /// What became of an object.
 pub(super) struct Pickle {
     pub(super) bytes: Vec<u8>,
@@ -29,7 +38,7 @@ pub(super) struct Pickle {
 pub(super) struct Sink {
     bytes: Mutex<Vec<u8>>,
     parts: Mutex<Vec<Part>>,
-    session: Mutex<Option<&'static Session>>,
+    session: Mutex<Option<(&'static Session, Buffers)>>,
 }
 
 #[pymethods]
@@ -48,13 +57,16 @@ impl Sink {
 
     /// The pickler's `buffer_callback`: true means that the buffer stays in the pickle.
     fn __call__(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some(session) = *lock(&self.session) else { return Ok(true) };
+        let Some((session, buffers)) = *lock(&self.session) else { return Ok(true) };
         let Ok(raw) = data.call_method0(intern!(py, "raw")) else { return Ok(true) };
         let view = PyBuffer::<u8>::get(&raw)?;
         if view.len_bytes() < OUT_OF_BAND {
             return Ok(true);
         }
-        let part = buffer::with_bytes(&view, |bytes| encode::to_block(py, session, bytes))?;
+        let part = buffer::with_bytes(&view, |bytes| match buffers {
+            Buffers::Own => encode::to_block(py, session, bytes),
+            Buffers::Shared => encode::to_memory(py, session, bytes),
+        })?;
         lock(&self.parts).push(part);
         Ok(false)
     }
@@ -103,7 +115,11 @@ fn tables(py: Python<'_>) -> PyResult<(&Bound<'_, PyDict>, &Bound<'_, PyDict>)> 
 }
 
 /// Pickles an object; with a session its large buffers go to blocks and shared objects may go along.
-pub(super) fn dump(py: Python<'_>, obj: &Bound<'_, PyAny>, session: Option<&'static Session>) -> PyResult<Pickle> {
+pub(super) fn dump(
+    py: Python<'_>,
+    obj: &Bound<'_, PyAny>,
+    session: Option<(&'static Session, Buffers)>,
+) -> PyResult<Pickle> {
     let (copyreg, extra) = tables(py)?;
     let version = (copyreg.len(), extra.len());
     let idle = lock(&IDLE).pop().filter(|r| r.version == version);
@@ -125,7 +141,7 @@ pub(super) fn dump(py: Python<'_>, obj: &Bound<'_, PyAny>, session: Option<&'sta
     if let Err(error) = result {
         // A pickler that failed half-way is not used again.
         for part in parts {
-            if let Some(session) = session {
+            if let Some((session, _)) = session {
                 let _ = session.free_block(part.at);
             }
         }

@@ -1,0 +1,501 @@
+//! The engine's pool as Python needs it: whole batches of items in one call, and the worker's loop.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use procession_engine::pool::{
+    Action, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Payload, Pool, PoolError, Task,
+    Until, Why, Woken, Worker, WorkerId,
+};
+use procession_shm::{Session, WaitError};
+use procession_sys::clock::now_ns;
+use pyo3::exceptions::{PyRuntimeError, PySystemExit, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+
+use crate::codec::{self, Taken};
+use crate::{enter, errors, life};
+
+/// How an item ended, in the engine's status byte.
+const RETURNED: u8 = 0;
+const RAISED: u8 = 1;
+const EXITED: u8 = 2;
+
+const TIMED_OUT: u32 = 0;
+const READY: u32 = 1;
+const ATTENTION: u32 = 2;
+
+/// How a function is called with an item.
+const STARMAP: u8 = 1;
+
+fn pool_error(error: PoolError) -> PyErr {
+    match error {
+        PoolError::Wait(WaitError::Shm(e)) => errors::shm(e),
+        PoolError::Wait(e) => errors::wait(e),
+        PoolError::Closed | PoolError::Terminated => PyValueError::new_err("Pool not running"),
+        other => PyRuntimeError::new_err(other.to_string()),
+    }
+}
+
+fn job(word: u64) -> JobId {
+    JobId::from_word(word)
+}
+
+fn decode<'py>(py: Python<'py>, session: &'static Session, mut payload: Payload) -> PyResult<Bound<'py, PyAny>> {
+    let block = payload.take_block();
+    let taken = codec::take(py, payload.bytes(), block);
+    drop(payload);
+    codec::finish(py, session, taken)
+}
+
+/// The parent's side of a pool of processes.
+#[pyclass(frozen, module = "procession._native")]
+pub(crate) struct PoolCore {
+    pool: Pool,
+    session: &'static Session,
+    /// Makes the exception for an item without a result: (job, item, kind, pid, exit code).
+    failure: Py<PyAny>,
+    /// An item that was taken out of an iterator while the window was full.
+    held_back: Mutex<Option<(u64, Py<PyAny>)>>,
+}
+
+impl PoolCore {
+    fn put(&self, py: Python<'_>, job: JobId, obj: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+        let encoded = codec::encode(py, self.session, obj)?;
+        let fed = self.pool.feed(job, encoded.message()).map_err(pool_error)?;
+        if fed.is_some() {
+            encoded.sent();
+        }
+        Ok(fed)
+    }
+
+    /// What became of an item: (succeeded, value or exception).
+    fn outcome<'py>(&self, py: Python<'py>, job: u64, found: Collected) -> PyResult<(bool, Bound<'py, PyAny>)> {
+        let fail = |kind: &str, pid: u32, exit: Option<i32>| {
+            Ok((false, self.failure.bind(py).call1((job, found.item, kind, pid, exit))?))
+        };
+        match found.outcome {
+            Outcome::Done { status, payload } => match decode(py, self.session, payload) {
+                Ok(value) if status == RETURNED => Ok((true, value)),
+                Ok(value) if status == EXITED => {
+                    let (pid, code): (u32, Option<i32>) = value.extract()?;
+                    fail("died", pid, code)
+                }
+                Ok(value) => Ok((false, value)),
+                // It could be pickled there and cannot be unpickled here: that item's error.
+                Err(error) => Ok((false, error.into_value(py).into_bound(py).into_any())),
+            },
+            Outcome::Failed(Failure::WorkerDied { pid, exit, .. }) => fail("died", pid, exit),
+            Outcome::Failed(Failure::TimedOut { pid, .. }) => fail("timed out", pid, None),
+            Outcome::Failed(Failure::Cancelled) => fail("cancelled", 0, None),
+            Outcome::Failed(Failure::Terminated) => fail("terminated", 0, None),
+        }
+    }
+
+    fn wait_for(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        wait: impl FnOnce(procession_sys::clock::Deadline, procession_shm::wait::Check<'_>) -> Result<Woken, PoolError> + Send,
+    ) -> PyResult<u32> {
+        let deadline = enter::after(timeout);
+        let mut failed = None;
+        let woken = enter::blocking(py, |check| match wait(deadline, check) {
+            Ok(Woken::Ready) => Ok(READY),
+            Ok(Woken::Attention) => Ok(ATTENTION),
+            Err(PoolError::Wait(WaitError::TimedOut)) => Ok(TIMED_OUT),
+            Err(other) => {
+                failed = Some(other);
+                Err(WaitError::Interrupted)
+            }
+        })?;
+        match (woken, failed) {
+            (Ok(woken), _) => Ok(woken),
+            // A broken or ended pool is a state to be looked at.
+            (Err(_), Some(PoolError::Broken(_) | PoolError::Terminated)) => Ok(ATTENTION),
+            (Err(_), Some(error)) => Err(pool_error(error)),
+            (Err(error), None) => Err(errors::wait(error)),
+        }
+    }
+}
+
+#[pymethods]
+impl PoolCore {
+    #[new]
+    fn new(py: Python<'_>, name: &str, workers: usize, max_tasks: Option<u64>, failure: Py<PyAny>) -> PyResult<Self> {
+        let session = life::session(py)?;
+        let config = Config { max_tasks, ..Config::new(name, workers) };
+        let pool = Pool::create(session, config).map_err(pool_error)?;
+        Ok(Self { pool, session, failure, held_back: Mutex::new(None) })
+    }
+
+    /// What a worker finds the pool by.
+    fn handle(&self) -> (u32, u64) {
+        codec::handle_out(self.pool.handle())
+    }
+
+    /// Opens a job. `function` is what every item is called with, `None` where the items are calls of their own.
+    #[pyo3(signature = (function, total, ordered, timeout, retries, chunk))]
+    fn open_job(
+        &self,
+        py: Python<'_>,
+        function: &Bound<'_, PyAny>,
+        total: Option<u64>,
+        ordered: bool,
+        timeout: Option<f64>,
+        retries: u32,
+        chunk: u32,
+    ) -> PyResult<u64> {
+        let spec = JobSpec {
+            total,
+            order: if ordered { Order::InOrder } else { Order::AsFinished },
+            timeout: timeout.and_then(|t| std::time::Duration::try_from_secs_f64(t).ok()),
+            retries,
+            chunk_hint: chunk,
+        };
+        let encoded = codec::encode_shared(py, self.session, function)?;
+        let opened = self.pool.open_job(encoded.message(), spec).map_err(pool_error)?;
+        encoded.sent();
+        Ok(opened.word())
+    }
+
+    /// Gives a job one item; its number, or `None` when there is no room.
+    fn feed(&self, py: Python<'_>, job_word: u64, item: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+        self.put(py, job(job_word), item)
+    }
+
+    /// Gives a job up to `limit` items of an iterator: (how many, whether the iterator has ended).
+    fn feed_iter(&self, py: Python<'_>, job_word: u64, items: &Bound<'_, PyAny>, limit: u64) -> PyResult<(u64, bool)> {
+        let id = job(job_word);
+        let mut items: Bound<'_, PyIterator> = items.try_iter()?;
+        let mut fed = 0;
+        while fed < limit {
+            let kept = {
+                let mut kept = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.as_ref().is_some_and(|(j, _)| *j == job_word) { kept.take() } else { None }
+            };
+            let item = match kept {
+                Some((_, item)) => item.into_bound(py),
+                None => match items.next() {
+                    Some(item) => item?,
+                    None => return Ok((fed, true)),
+                },
+            };
+            if self.put(py, id, &item)?.is_none() {
+                let mut kept = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+                *kept = Some((job_word, item.unbind()));
+                return Ok((fed, false));
+            }
+            fed += 1;
+        }
+        Ok((fed, false))
+    }
+
+    /// A job gets no more items; how many it has.
+    fn seal(&self, job_word: u64) -> PyResult<u64> {
+        self.pool.seal(job(job_word)).map_err(pool_error)
+    }
+
+    /// Appends what has come of an ordered job to `results`, and to `errors` (item, exception). True at its end.
+    fn collect(&self, py: Python<'_>, job_word: u64, results: &Bound<'_, PyList>, errors: &Bound<'_, PyList>) -> PyResult<bool> {
+        let id = job(job_word);
+        while let Some(found) = self.pool.collect_next(id).map_err(pool_error)? {
+            let item = found.item;
+            let (success, value) = self.outcome(py, job_word, found)?;
+            if success {
+                results.append(value)?;
+            } else {
+                errors.append((item, value))?;
+                results.append(py.None())?;
+            }
+        }
+        self.pool.is_exhausted(id).map_err(pool_error)
+    }
+
+    /// The next outcome, in order or as it comes: (item, success, value).
+    fn next<'py>(&self, py: Python<'py>, job_word: u64, ordered: bool) -> PyResult<Option<(u64, bool, Bound<'py, PyAny>)>> {
+        let id = job(job_word);
+        let found = if ordered { self.pool.collect_next(id) } else { self.pool.collect_any(id) };
+        let Some(found) = found.map_err(pool_error)? else { return Ok(None) };
+        let item = found.item;
+        let (success, value) = self.outcome(py, job_word, found)?;
+        Ok(Some((item, success, value)))
+    }
+
+    /// Has a sealed job given all its outcomes?
+    fn is_exhausted(&self, job_word: u64) -> PyResult<bool> {
+        self.pool.is_exhausted(job(job_word)).map_err(pool_error)
+    }
+
+    /// Items of a job: (fed, claimed, done, collected).
+    fn progress(&self, job_word: u64) -> PyResult<(u64, u64, u64, u64)> {
+        let p = self.pool.progress(job(job_word)).map_err(pool_error)?;
+        Ok((p.fed, p.claimed, p.done, p.collected))
+    }
+
+    /// Waits for a job: 0 timed out, 1 ready, 2 the engine wants something done (see `poll`).
+    #[pyo3(signature = (job_word, until, number, timeout))]
+    fn wait(&self, py: Python<'_>, job_word: u64, until: u32, number: u64, timeout: Option<f64>) -> PyResult<u32> {
+        let until = match until {
+            0 => Until::Next,
+            1 => Until::Any,
+            2 => Until::AllDone,
+            _ => Until::Done(number),
+        };
+        self.wait_for(py, timeout, |deadline, check| self.pool.wait(job(job_word), until, deadline, check))
+    }
+
+    /// Waits until one of several jobs has an outcome to collect.
+    #[pyo3(signature = (jobs, timeout))]
+    fn wait_many(&self, py: Python<'_>, jobs: Vec<(u64, u32)>, timeout: Option<f64>) -> PyResult<u32> {
+        let jobs: Vec<_> =
+            jobs.into_iter().map(|(j, u)| (job(j), if u == 0 { Until::Next } else { Until::Any })).collect();
+        self.wait_for(py, timeout, |deadline, check| self.pool.wait_many(&jobs, deadline, check))
+    }
+
+    /// Waits until the engine wants something done.
+    #[pyo3(signature = (timeout))]
+    fn wait_attention(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u32> {
+        self.wait_for(py, timeout, |deadline, check| self.pool.wait_attention(deadline, check))
+    }
+
+    /// What the engine wants done: (what, worker, pid, why).
+    fn poll(&self, py: Python<'_>) -> PyResult<Vec<(&'static str, u64, u32, &'static str)>> {
+        let actions = py.detach(|| self.pool.poll(now_ns())).map_err(pool_error)?;
+        Ok(actions
+            .into_iter()
+            .map(|action| match action {
+                Action::Spawn { worker } => ("spawn", worker.0, 0, ""),
+                Action::Kill { worker, pid, why, .. } => {
+                    let why = match why {
+                        Why::TimedOut => "timed out",
+                        Why::Cancelled => "cancelled",
+                        Why::Terminated => "terminated",
+                    };
+                    ("kill", worker.0, pid, why)
+                }
+                Action::Broken(_) => ("broken", 0, 0, ""),
+                Action::Ended => ("ended", 0, 0, ""),
+            })
+            .collect())
+    }
+
+    /// Is it time for a `poll` because of a timeout?
+    fn next_deadline_passed(&self) -> bool {
+        self.pool.next_deadline().is_some_and(|at| at <= now_ns())
+    }
+
+    /// A worker runs.
+    fn worker_started(&self, worker: u64, token: u32, pid: u32) -> PyResult<()> {
+        let owner = procession_shm::processes::Owner::from_word(token);
+        let owner = owner.ok_or_else(|| PyValueError::new_err("not the token of a child"))?;
+        self.pool.worker_started(WorkerId(worker), owner, pid);
+        Ok(())
+    }
+
+    /// A worker could not be started.
+    fn worker_not_started(&self, worker: u64) {
+        self.pool.worker_not_started(WorkerId(worker));
+    }
+
+    /// A worker has ended.
+    fn worker_exited(&self, worker: u64, exitcode: Option<i32>) {
+        self.pool.worker_exited(WorkerId(worker), exitcode);
+    }
+
+    /// Stops an item; false if it had finished.
+    fn cancel(&self, job_word: u64, item: u64) -> PyResult<bool> {
+        Ok(!matches!(self.pool.cancel(job(job_word), item).map_err(pool_error)?, Cancel::TooLate))
+    }
+
+    /// Drops what is left of a job.
+    fn close_job(&self, job_word: u64) -> PyResult<()> {
+        match self.pool.close_job(job(job_word)) {
+            Ok(()) | Err(PoolError::UnknownJob | PoolError::Terminated | PoolError::NotOwner) => Ok(()),
+            Err(error) => Err(pool_error(error)),
+        }
+    }
+
+    /// No new work; the workers leave when all there is has been done.
+    fn close(&self) {
+        self.pool.close();
+    }
+
+    /// All work stops.
+    fn terminate(&self) {
+        self.pool.terminate();
+    }
+
+    /// Why the pool has given up: (deaths in a row, the last exit code).
+    fn broken(&self) -> Option<(u32, Option<i32>)> {
+        self.pool.broken().map(|b| (b.deaths, b.exit))
+    }
+}
+
+/// A worker's side.
+#[pyclass(frozen, module = "procession._native")]
+pub(crate) struct PoolWorker {
+    worker: Mutex<Option<Worker>>,
+    session: OnceLock<&'static Session>,
+}
+
+/// A job's function, as this worker has it.
+struct Function<'py> {
+    job: JobId,
+    call: Option<(u8, Bound<'py, PyAny>)>,
+}
+
+#[pymethods]
+impl PoolWorker {
+    #[new]
+    fn new(py: Python<'_>, index: u32, generation: u64, worker: u64) -> PyResult<Self> {
+        let handle = codec::handle_in(py, index, generation)?;
+        let session = handle.session();
+        let worker = Worker::join(handle, WorkerId(worker)).map_err(pool_error)?;
+        Ok(Self { worker: Mutex::new(Some(worker)), session: OnceLock::from(session) })
+    }
+
+    /// Works until there is nothing more to do; how many items were done.
+    ///
+    /// `describe` turns an exception into what is sent for it, `unsendable` does so for a result that cannot be pickled.
+    fn run(&self, py: Python<'_>, describe: &Bound<'_, PyAny>, unsendable: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let taken = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(mut worker), Some(session)) = (taken, self.session.get()) else {
+            return Err(PyRuntimeError::new_err("this worker has run already"));
+        };
+        let mut function: Option<Function<'_>> = None;
+        let mut done = 0;
+        while let Some(mut task) = next_task(py, &mut worker)? {
+            let result = run_task(py, session, &worker, &mut task, &mut function);
+            finish_task(py, session, &mut worker, task, result, describe, unsendable)?;
+            done += 1;
+        }
+        Ok(done)
+    }
+}
+
+fn next_task(py: Python<'_>, worker: &mut Worker) -> PyResult<Option<Task>> {
+    if let Some(task) = worker.try_next().map_err(pool_error)? {
+        return Ok(Some(task));
+    }
+    let mut failed = None;
+    let next = enter::blocking(py, |check| {
+        worker.next(check).map_err(|e| {
+            failed = Some(e);
+            WaitError::Interrupted
+        })
+    })?;
+    match (next, failed) {
+        (Ok(task), _) => Ok(task),
+        (Err(_), Some(error)) => Err(pool_error(error)),
+        (Err(error), None) => Err(errors::wait(error)),
+    }
+}
+
+fn run_task<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    worker: &Worker,
+    task: &mut Task,
+    function: &mut Option<Function<'py>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let block = task.take_block();
+    let taken = codec::take(py, task.bytes(), block);
+    if function.as_ref().is_none_or(|f| f.job != task.job) {
+        // The old one goes first: it may hold a lot of memory.
+        *function = None;
+        let payload = worker.function(task).map_err(pool_error)?;
+        let object = decode(py, session, payload)?;
+        let call = if object.is_none() { None } else { Some(object.extract::<(u8, Bound<'py, PyAny>)>()?) };
+        *function = Some(Function { job: task.job, call });
+    }
+    let item = match taken {
+        Taken::Object(item) => item,
+        later => codec::finish(py, session, later)?,
+    };
+    match function.as_ref().and_then(|f| f.call.as_ref()) {
+        Some((STARMAP, function)) => {
+            let args = match item.cast_into::<PyTuple>() {
+                Ok(args) => args,
+                Err(other) => other.into_inner().try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|v| PyTuple::new(py, v))?,
+            };
+            function.call1(args)
+        }
+        Some((_, function)) => function.call1((item,)),
+        None => {
+            let (function, args, kwds): (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+            let args = args.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+            let kwds = kwds.cast_into::<PyDict>()?;
+            function.call(PyTuple::new(py, args)?, Some(&kwds))
+        }
+    }
+}
+
+fn finish_task(
+    py: Python<'_>,
+    session: &'static Session,
+    worker: &mut Worker,
+    task: Task,
+    result: PyResult<Bound<'_, PyAny>>,
+    describe: &Bound<'_, PyAny>,
+    unsendable: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (status, value) = match result {
+        Ok(value) => (RETURNED, value),
+        Err(error) if error.is_instance_of::<PySystemExit>(py) => {
+            let code = exit_code(py, &error);
+            let told = (std::process::id(), code).into_pyobject(py)?.into_any();
+            send(py, session, worker, task, EXITED, &told)?;
+            return Err(error);
+        }
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => return Err(error),
+        Err(error) => (RAISED, describe.call1((error.into_value(py),))?),
+    };
+    let encoded = match codec::encode(py, session, &value) {
+        Ok(encoded) => encoded,
+        Err(problem) => {
+            let instead = unsendable.call1((problem.into_value(py), &value))?;
+            return send(py, session, worker, task, RAISED, &instead);
+        }
+    };
+    match worker.finish(task, status, encoded.message()) {
+        Ok(()) => {
+            encoded.sent();
+            Ok(())
+        }
+        Err((task, problem)) => {
+            drop(encoded);
+            let problem = pool_error(problem).into_value(py);
+            let instead = unsendable.call1((problem, intern!(py, "(too large)")))?;
+            send(py, session, worker, task, RAISED, &instead)
+        }
+    }
+}
+
+fn send(
+    py: Python<'_>,
+    session: &'static Session,
+    worker: &mut Worker,
+    task: Task,
+    status: u8,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let encoded = codec::encode(py, session, value)?;
+    worker.finish(task, status, encoded.message()).map_err(|(_, e)| pool_error(e))?;
+    encoded.sent();
+    Ok(())
+}
+
+/// The exit code that a `SystemExit` stands for.
+fn exit_code(py: Python<'_>, error: &PyErr) -> i32 {
+    let Ok(code) = error.value(py).getattr(intern!(py, "code")) else { return 1 };
+    if code.is_none() { 0 } else { code.extract().unwrap_or(1) }
+}
+
+/// Has the kernel's out-of-memory killer struck in this process's group since this was first asked?
+#[pyfunction]
+pub(crate) fn oom_killed() -> bool {
+    static FIRST: OnceLock<Option<u64>> = OnceLock::new();
+    let now = procession_sys::limits::oom_kills();
+    *FIRST.get_or_init(|| now) != now
+}

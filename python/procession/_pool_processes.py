@@ -1,0 +1,456 @@
+"""A pool's processes: what stands between the engine's pool and the classes that users see.
+
+The engine decides (who is to be started or killed, which item failed and why) and moves the bytes; this
+file starts and ends real processes and hands results to those who asked for them.  There is no thread
+for that: whoever waits for something does it for all.  Only where results must be delivered
+without anybody waiting (callbacks, timeouts, close) a supervisor thread is started.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from . import _native, util
+from ._pool_errors import PoolBroken, TaskCancelled, TaskTimeout, WorkerDied
+from ._pool_worker import APPLY, MAP, STARMAP, work
+from .context import TimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ._pool_results import ApplyResult, IMapIterator, MapResult
+    from .process import BaseProcess
+
+TIMED_OUT, READY, ATTENTION = range(3)
+NEXT, ANY, ALL_DONE, DONE = range(4)
+
+# An imap starts small, so that little input is consumed for a reader that stops early, and
+# looks further ahead as long as its workers run dry.
+LARGEST_WINDOW = 4096
+
+
+class Options:
+    """How the items of one job are run."""
+
+    __slots__ = ("retries", "timeout")
+
+    def __init__(self, timeout: float | None = None, retries: int = 0) -> None:
+        if timeout is not None and timeout <= 0:
+            raise ValueError("timeout must be positive")
+        if retries < 0:
+            raise ValueError("retries must not be negative")
+        self.timeout, self.retries = timeout, retries
+
+    def key(self) -> tuple[float | None, int]:
+        """For a dictionary."""
+        return self.timeout, self.retries
+
+
+class Processes:
+    """The processes of a pool and their work."""
+
+    def __init__(
+        self,
+        start: Callable[..., BaseProcess],
+        processes: int,
+        initializer: Callable[..., object] | None,
+        initargs: Iterable[Any],
+        max_tasks: int | None,
+    ) -> None:
+        self._start_process = start
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self._core = _native.PoolCore("", processes, max_tasks, self._failure)
+        self.workers: list[BaseProcess] = []
+        self._by_id: dict[int, BaseProcess] = {}
+        self._acting = threading.RLock()
+        self._streams: dict[tuple[float | None, int], int] = {}
+        self._calls: dict[tuple[int, int], ApplyResult] = {}
+        self._tasks: dict[int, str] = {}
+        self._maps: weakref.WeakValueDictionary[int, MapResult] = weakref.WeakValueDictionary()
+        self._with_callback: set[MapResult] = set()
+        self._imaps: weakref.WeakValueDictionary[int, IMapIterator] = weakref.WeakValueDictionary()
+        self._watched_calls = 0
+        self._closing = False
+        self._supervisor: threading.Thread | None = None
+        self._supervised = threading.Event()
+        self._ended = False
+        self._act()
+
+    # ------------------------------------------------------------------------ the processes
+
+    def _act(self) -> None:
+        """Do what the engine asks for."""
+        with self._acting:
+            self._bury()
+            while actions := self._core.poll():
+                for action in actions:
+                    self._execute(*action)
+
+    def _execute(self, what: str, worker: int = 0, pid: int = 0, why: str = "") -> None:
+        if what == "spawn":
+            self._spawn(worker)
+        elif what == "kill":
+            process = self._by_id.get(worker)
+            if process is not None:
+                process.kill()
+        elif what == "ended":
+            self._ended = True
+
+    def _spawn(self, worker: int) -> None:
+        try:
+            process = self._start_process(
+                target=work,
+                args=(self._core.handle(), worker, self._initializer, self._initargs),
+            )
+            process.name = process.name.replace("Process", "PoolWorker")
+            process.daemon = True
+            process._role = "worker"
+            process.start()
+        except BaseException:
+            self._core.worker_not_started(worker)
+            raise
+        util.debug("added worker")
+        self.workers.append(process)
+        self._by_id[worker] = process
+        popen: Any = process._popen
+        self._core.worker_started(worker, popen._token, process.pid)
+
+    def _bury(self) -> None:
+        for worker, process in list(self._by_id.items()):
+            code = process.exitcode
+            if code is not None:
+                util.debug(f"cleaning up worker {worker}")
+                self._core.worker_exited(worker, code)
+                del self._by_id[worker]
+                self.workers.remove(process)
+
+    def _failure(self, job: int, item: int, kind: str, pid: int, exitcode: int | None) -> Any:
+        """The exception for an item that got no result from its worker."""
+        task = self._tasks.get(job, "")
+        if kind == "died":
+            if exitcode is None:
+                exitcode = self._exitcode_of(pid)
+            return WorkerDied(exitcode, pid, item, task, _native.oom_killed())
+        if kind == "timed out":
+            return TaskTimeout(f"item {item} of {task or 'the job'} ran longer than its timeout")
+        if kind == "cancelled":
+            return TaskCancelled(f"item {item} of {task or 'the job'} was cancelled")
+        return TaskCancelled("the pool was terminated")
+
+    def _exitcode_of(self, pid: int) -> int | None:
+        for process in self.workers:
+            if process.pid == pid:
+                process.join(1)
+                return process.exitcode
+        return None
+
+    # ---------------------------------------------------------------------------- new work
+
+    def _open(
+        self, mode: int, func: Any, total: int | None, ordered: bool, options: Options, chunk: int
+    ) -> int:
+        self._check()
+        function = None if mode == APPLY else (mode, func)
+        job = self._core.open_job(
+            function, total, ordered, options.timeout, options.retries, chunk
+        )
+        if func is not None:
+            name = getattr(func, "__qualname__", None)
+            self._tasks[job] = name if isinstance(name, str) else f"{func!r:.80}"
+        if options.timeout is not None:
+            self._supervise()
+        return int(job)
+
+    def submit(
+        self, result: ApplyResult, func: Any, args: Any, kwds: Any, options: Options
+    ) -> None:
+        """Run one call."""
+        key = options.key()
+        job = self._streams.get(key)
+        if job is None:
+            job = self._streams[key] = self._open(APPLY, None, None, False, options, 1)
+        while True:
+            with self._acting:
+                item = self._core.feed(job, (func, args, kwds))
+                if item is not None:
+                    result._key = (job, item)  # type: ignore[attr-defined]
+                    self._calls[job, item] = result
+                    break
+            self._collect_calls(job)
+            self._wait(job, ANY, 0, None)
+        if result._callback is not None or result._error_callback is not None:
+            self._watched_calls += 1
+            self._supervise()
+
+    def submit_map(
+        self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
+        options: Options,
+    ) -> None:  # fmt: skip
+        """Run one call for each item of a list."""
+        if not items:
+            result._set(True, [])
+            return
+        mode = STARMAP if star else MAP
+        job = self._open(mode, func, len(items), True, options, chunk)
+        result._job = job
+        result._source = iter(items)
+        self._maps[job] = result
+        self._feed_map(result)
+        if result._callback is not None or result._error_callback is not None:
+            self._with_callback.add(result)
+            self._supervise()
+
+    def imap(
+        self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, options: Options,
+        buffersize: int | None,
+    ) -> None:  # fmt: skip
+        """Run one call for each item of an iterable, as it is read."""
+        source = iter(items)
+        job = self._open(MAP, func, None, iterator._ordered, options, chunk)
+        iterator._job = job
+        iterator._source = source
+        iterator._window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
+        iterator._widest = buffersize or LARGEST_WINDOW
+        self._imaps[job] = iterator
+        self._feed_imap(iterator)
+
+    def _feed_map(self, result: MapResult) -> None:
+        """Give the engine as many items as it takes."""
+        if result._source is None:
+            return
+        with self._acting:
+            if result._source is None:
+                return
+            assert result._job is not None
+            try:
+                _, ended = self._core.feed_iter(result._job, result._source, 1 << 30)
+            except BaseException as error:
+                self._core.close_job(result._job)
+                result._source = None
+                result._set(False, error)
+                raise
+            if ended:
+                result._source = None
+                self._core.seal(result._job)
+                self._close_when_fed()
+
+    def _feed_imap(self, iterator: IMapIterator) -> None:
+        if iterator._source is None:
+            return
+        assert iterator._job is not None
+        fed, _, _, collected = self._core.progress(iterator._job)
+        room = iterator._window - (fed - collected)
+        if room <= iterator._window // 2:
+            return
+        try:
+            _, ended = self._core.feed_iter(iterator._job, iterator._source, room)
+        except BaseException as error:
+            # The input has failed: what it gave before is still worked on, then its error is raised.
+            iterator._source_error = error
+            ended = True
+        if ended:
+            iterator._source = None
+            self._core.seal(iterator._job)
+            self._close_when_fed()
+
+    # ----------------------------------------------------------------------------- results
+
+    def _wait(self, job: int, until: int, number: int, deadline: float | None) -> int:
+        remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        self._check_broken()
+        woken = int(self._core.wait(job, until, number, remaining))
+        if woken == ATTENTION:
+            self._act()
+        return woken
+
+    def _collect_calls(self, job: int) -> None:
+        while (found := self._core.next(job, False)) is not None:
+            item, success, value = found
+            result = self._calls.pop((job, item), None)
+            if result is not None:
+                self._deliver(result, success, value)
+
+    def _deliver(self, result: ApplyResult, success: bool, value: Any) -> None:
+        if result._callback is not None or result._error_callback is not None:
+            self._watched_calls -= 1
+        result._set(success, value)
+
+    def drive(self, result: ApplyResult, timeout: float | None) -> None:
+        """Work on results until this one is there, or the time is up."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        job = getattr(result, "_job", None)
+        if job is not None:
+            self._drive_map(result, job, deadline)  # type: ignore[arg-type]
+            return
+        job, _ = result._key  # type: ignore[attr-defined]
+        while True:
+            self._collect_calls(job)
+            if result._done:
+                return
+            if self._wait(job, ANY, 0, deadline) == TIMED_OUT:
+                self._collect_calls(job)
+                return
+
+    def _drive_map(self, result: MapResult, job: int, deadline: float | None) -> None:
+        while not result._done:
+            with self._acting:
+                if result._done:
+                    return
+                self._feed_map(result)
+                if self._core.collect(job, result._results, result._errors):
+                    self._with_callback.discard(result)
+                    self._core.close_job(job)
+                    result._complete()
+                    return
+                have = len(result._results)
+            fed = self._core.progress(job)[0]
+            until = have + max(1, (fed - have) // 4)
+            if self._wait(job, DONE, until, deadline) == TIMED_OUT and deadline is not None:
+                if self._core.progress(job)[2] > have:
+                    deadline = max(deadline, time.monotonic())
+                    if not self._core.collect(job, result._results, result._errors):
+                        return
+                    continue
+                return
+
+    def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
+        """The next outcome of an imap; None at its end."""
+        job = iterator._job
+        assert job is not None
+        until = NEXT if iterator._ordered else ANY
+        while True:
+            self._feed_imap(iterator)
+            found = self._core.next(job, iterator._ordered)
+            if found is not None:
+                return found[1], found[2]
+            if iterator._source is None and self._core.is_exhausted(job):
+                self._core.close_job(job)
+                self._tasks.pop(job, None)
+                return None
+            if iterator._source is not None and iterator._window < iterator._widest:
+                iterator._window *= 2
+                continue
+            if self._wait(job, until, 0, deadline) == TIMED_OUT:
+                raise TimeoutError
+
+    def cancel(self, result: ApplyResult) -> bool:
+        """Stop the calls of a result."""
+        job = getattr(result, "_job", None)
+        if job is not None:
+            fed = self._core.progress(job)[0]
+            stopped = [self._core.cancel(job, item) for item in range(fed)]
+            cancelled = any(stopped)
+        else:
+            cancelled = bool(self._core.cancel(*result._key))  # type: ignore[attr-defined]
+        self._act()
+        return cancelled
+
+    def progress(self, result: MapResult) -> tuple[int, int]:
+        """Items done and items in all."""
+        assert result._job is not None
+        fed, _, done, _ = self._core.progress(result._job)
+        return done, fed
+
+    def abandon(self, iterator: IMapIterator) -> None:
+        """Nobody will read this imap."""
+        if iterator._job is not None and not self._ended:
+            self._core.close_job(iterator._job)
+
+    # ---------------------------------------------------------------------------- the thread
+
+    def _supervise(self) -> None:
+        if self._supervisor is None:
+            self._supervisor = threading.Thread(
+                target=_supervise, args=(weakref.ref(self),), name="pool supervisor", daemon=True
+            )
+            self._supervisor.start()
+
+    def _supervise_once(self) -> bool:
+        """One round of the supervisor; false when there is nothing more to do, ever."""
+        if self._ended:
+            return False
+        if self._watched_calls or self._with_callback:
+            self._wait_for_callbacks()
+        elif self._core.wait_attention(0.2) == ATTENTION:
+            self._act()
+        if self._core.next_deadline_passed():
+            self._act()
+        return True
+
+    def _wait_for_callbacks(self) -> None:
+        for job in list(self._streams.values()):
+            self._collect_calls(job)
+        for result in list(self._with_callback):
+            assert result._job is not None
+            self._drive_map(result, result._job, time.monotonic())
+        jobs = [(job, ANY) for job in self._streams.values()]
+        jobs += [(r._job, NEXT) for r in self._with_callback if r._job is not None]
+        if jobs and self._core.wait_many(jobs, 0.2) == ATTENTION:
+            self._act()
+
+    # ------------------------------------------------------------------------------- the end
+
+    def _check(self) -> None:
+        self._check_broken()
+
+    def _check_broken(self) -> None:
+        broken = self._core.broken()
+        if broken is not None:
+            deaths, code = broken
+            raise PoolBroken(
+                f"{deaths} workers in a row have ended (the last with exit code {code}) before they"
+                " could take a task; look at what the initializer does"
+            )
+
+    def close(self) -> None:
+        """Let the workers leave when all work is done."""
+        self._closing = True
+        self._close_when_fed()
+
+    def _close_when_fed(self) -> None:
+        unfed = any(m._source is not None for m in list(self._maps.values()))
+        unfed = unfed or any(i._source is not None for i in list(self._imaps.values()))
+        if self._closing and not unfed:
+            self._core.close()
+            self._act()
+
+    def terminate(self) -> None:
+        """Kill the workers; unfinished calls fail."""
+        self._closing = True
+        self._core.terminate()
+        self._act()
+
+    def join(self) -> None:
+        """Wait until all work is done and the workers have left."""
+        while not self._ended:
+            for iterator in list(self._imaps.values()):
+                if iterator._source is not None:
+                    iterator._window = 1 << 30
+                    self._feed_imap(iterator)
+            for result in list(self._maps.values()):
+                self._feed_map(result)
+            for job in list(self._streams.values()):
+                self._collect_calls(job)
+            self._act()
+            if not self._ended and self._core.wait_attention(0.05) == ATTENTION:
+                self._act()
+        for result in list(self._with_callback):
+            assert result._job is not None
+            self._drive_map(result, result._job, time.monotonic())
+        for job in list(self._streams.values()):
+            self._collect_calls(job)
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor is not threading.current_thread():
+            supervisor.join()
+
+
+def _supervise(ref: weakref.ref[Processes]) -> None:
+    # Holds the pool only for the length of a round, so that a pool that nobody has any more can go.
+    while True:
+        pool = ref()
+        if pool is None or not pool._supervise_once():
+            return
+        del pool

@@ -1,0 +1,175 @@
+"""What the asynchronous methods of pools return."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .context import TimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"]
+
+
+class ApplyResult:
+    """The result of one call, which may still be under way.
+
+    There is no thread that fetches results: whoever waits for one does it, for all.
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self._pool = pool
+        self._done = False
+        self._success = False
+        self._value: Any = None
+        self._callback = callback
+        self._error_callback = error_callback
+
+    def _advance(self) -> None:
+        """Look for results without waiting."""
+        if not self._done:
+            self._pool._drive(self, 0.0)
+
+    def ready(self) -> bool:
+        """Is the call finished?"""
+        self._advance()
+        return self._done
+
+    def successful(self) -> bool:
+        """Has the call returned without an exception?"""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the call to finish."""
+        if not self._done:
+            self._pool._drive(self, timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the call's result, or raise its exception."""
+        if not self._done:
+            self._pool._drive(self, timeout)
+            if not self._done:
+                raise TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    def cancel(self) -> bool:
+        """Stop the call, even if it is running; false if it had finished already."""
+        if self._done:
+            return False
+        return bool(self._pool._cancel(self))
+
+    def _set(self, success: bool, value: Any) -> None:
+        if self._done:
+            return
+        self._success, self._value = success, value
+        callback = self._callback if success else self._error_callback
+        try:
+            if callback is not None:
+                callback(value)
+        finally:
+            self._done = True
+            self._callback = self._error_callback = None
+            # The result does not keep the pool: it may outlive it.
+            self._pool = None
+
+    def __class_getitem__(cls, item: Any) -> Any:
+        import types
+
+        return types.GenericAlias(cls, item)
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """The results of a map, in order; the exception of the first item that failed instead."""
+
+    def __init__(
+        self,
+        pool: Any,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        super().__init__(pool, callback, error_callback)
+        self._results: list[Any] = []
+        self._errors: list[tuple[int, BaseException]] = []
+        self._job: int | None = None
+        self._source: Iterator[Any] | None = None
+
+    def _complete(self) -> None:
+        if self._errors:
+            self._set(False, self._errors[0][1])
+        else:
+            self._set(True, self._results)
+        self._results, self._errors = [], []
+
+    def progress(self) -> tuple[int, int]:
+        """How many items are finished, and how many there are."""
+        pool = self._pool
+        if pool is None:
+            total = len(self._value) if self._success else 0
+            return total, total
+        done, total = pool._progress(self)
+        return int(done), int(total)
+
+
+class IMapIterator:
+    """Results as they come in the order of the input, which is consumed only as far as needed."""
+
+    _ordered = True
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._job: int | None = None
+        self._source: Iterator[Any] | None = None
+        self._source_error: BaseException | None = None
+        self._window = self._widest = 1
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> IMapIterator:
+        return self
+
+    def next(self, timeout: float | None = None) -> Any:
+        """Return the next result; TimeoutError if it takes too long."""
+        pool = self._pool
+        if pool is None:
+            raise StopIteration
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            item = pool._next(self, deadline)
+        if item is None:
+            self._pool = None
+            if self._source_error is not None:
+                error, self._source_error = self._source_error, None
+                raise error
+            raise StopIteration
+        success, value = item
+        if success:
+            return value
+        raise value
+
+    def __next__(self) -> Any:
+        return self.next()
+
+    def __del__(self) -> None:
+        pool = self._pool
+        if pool is not None:
+            pool._abandon(self)
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """Results as they come, in whatever order."""
+
+    _ordered = False

@@ -1,0 +1,206 @@
+"""A pool of threads, with the interface of the pool of processes."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ._pool_results import ApplyResult, IMapIterator, MapResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    _Task = Callable[[], None]
+
+
+class ThreadWorker(threading.Thread):
+    """One thread of the pool."""
+
+    def __init__(self, tasks: queue.SimpleQueue[Any], initializer: Any, initargs: Any) -> None:
+        super().__init__(daemon=True)
+        self._tasks = tasks
+        self._initializer = initializer
+        self._initargs = initargs
+
+    exitcode: int | None = None
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        if self._initializer is not None:
+            self._initializer(*self._initargs)
+        while (task := self._tasks.get()) is not None:
+            task()
+            del task
+
+
+class Threads:
+    """Runs tasks on threads and tells results of it: what PoolCore is for processes."""
+
+    def __init__(self, processes: int, initializer: Any, initargs: Any) -> None:
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._open = 0
+        self._stopping = False
+        self.workers = [ThreadWorker(self._tasks, initializer, initargs) for _ in range(processes)]
+        for worker in self.workers:
+            worker.start()
+
+    def submit(self, result: ApplyResult, func: Any, args: Any, kwds: Any) -> None:
+        """Run one call."""
+
+        def task() -> None:
+            success, value = _call(self._stopping, func, args, kwds)
+            self._finish(lambda: result._set(success, value))
+
+        self._put(task)
+
+    def submit_map(self, result: MapResult, func: Any, star: bool, items: list[Any]) -> None:
+        """Run one call for each item."""
+        results: list[Any] = [None] * len(items)
+        left = itertools.count(1)
+        if not items:
+            result._set(True, [])
+
+        def task(index: int) -> None:
+            args = items[index] if star else (items[index],)
+            success, value = _call(self._stopping, func, args, {})
+            if success:
+                results[index] = value
+            else:
+                result._errors.append((index, value))
+            if next(left) == len(items):
+                result._results = results
+                result._errors.sort(key=lambda e: e[0])
+                self._finish(result._complete)
+            else:
+                self._finish(None)
+
+        for index in range(len(items)):
+            self._put(lambda index=index: task(index))
+
+    def imap(self, iterator: IMapIterator, func: Any, items: Iterable[Any], window: int) -> None:
+        """Run one call for each item of an iterable, as far ahead of its reader as the window."""
+        state = _Window(iterator, func, iter(items), window)
+        iterator._source = state  # type: ignore[assignment]
+        self._feed(state)
+
+    def _feed(self, state: _Window) -> None:
+        while not state.ended and state.fed - state.taken < state.window:
+            try:
+                item = next(state.items)
+            except StopIteration:
+                state.ended = True
+                break
+            except BaseException as error:
+                state.ended = True
+                state.iterator._source_error = error
+                break
+            number = state.fed
+            state.fed += 1
+
+            def task(number: int = number, item: Any = item) -> None:
+                outcome = _call(self._stopping, state.func, (item,), {})
+
+                def done() -> None:
+                    state.outcomes[number] = outcome
+
+                self._finish(done)
+
+            self._put(task)
+
+    def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
+        """The next outcome of an imap; None at its end."""
+        state: Any = iterator._source
+        while True:
+            self._feed(state)
+            with self._changed:
+                found = state.pop(iterator._ordered)
+                if found is not None or (state.ended and state.taken == state.fed):
+                    return found  # type: ignore[no-any-return]
+                if not self._wait(deadline):
+                    from .context import TimeoutError
+
+                    raise TimeoutError
+
+    def drive(self, result: ApplyResult, timeout: float | None) -> None:
+        """Wait for a result."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not result._done and self._wait(deadline):
+                pass
+
+    def _wait(self, deadline: float | None) -> bool:
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            return False
+        self._changed.wait(remaining)
+        return True
+
+    def _put(self, task: _Task) -> None:
+        with self._changed:
+            self._open += 1
+        self._tasks.put(task)
+
+    def _finish(self, done: Callable[[], None] | None) -> None:
+        try:
+            if done is not None:
+                done()
+        except Exception as error:
+            # A callback's exception has nobody to be raised to; a thread that dies of it would be lost.
+            threading.excepthook(
+                threading.ExceptHookArgs(
+                    (type(error), error, error.__traceback__, threading.current_thread())
+                )
+            )
+        finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let the threads end once all tasks are done."""
+        for _ in self.workers:
+            self._tasks.put(None)
+
+    def terminate(self) -> None:
+        """Let the threads end after the calls that they are running; the rest is dropped."""
+        self._stopping = True
+        self.close()
+        with self._changed:
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the threads."""
+        for worker in self.workers:
+            worker.join()
+
+
+class _Window:
+    def __init__(
+        self, iterator: IMapIterator, func: Any, items: Iterator[Any], window: int
+    ) -> None:
+        self.iterator, self.func, self.items, self.window = iterator, func, items, window
+        self.fed = self.taken = 0
+        self.ended = False
+        self.outcomes: dict[int, tuple[bool, Any]] = {}
+
+    def pop(self, ordered: bool) -> tuple[bool, Any] | None:
+        number = self.taken if ordered else next(iter(self.outcomes), -1)
+        found = self.outcomes.pop(number, None)
+        if found is not None:
+            self.taken += 1
+        return found
+
+
+def _call(stopping: bool, func: Any, args: Any, kwds: Any) -> tuple[bool, Any]:
+    if stopping:
+        from ._pool_errors import TaskCancelled
+
+        return False, TaskCancelled("the pool was terminated")
+    try:
+        return True, func(*args, **kwds)
+    except Exception as error:
+        return False, error
