@@ -66,7 +66,8 @@ def _find(name: str) -> tuple[ModuleSpec, CodeType]:
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        sys.exit(f"{sys.executable}: Error while finding module {name!r}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        sys.exit(f"{sys.executable}: Error while finding module specification for {name!r} ({why})")
     if spec is None:
         sys.exit(f"{sys.executable}: No module named {name}")
     if spec.submodule_search_locations is not None:
