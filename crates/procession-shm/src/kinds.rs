@@ -3,7 +3,7 @@
 use crate::error::ShmError;
 use crate::objects::KindOps;
 use crate::session::Session;
-use crate::{memory, pipe, ring, sync};
+use crate::{board, memory, pipe, ring, sync};
 
 /// The table that every member of a session works with.
 pub static KINDS: &[&KindOps] = &[
@@ -16,6 +16,7 @@ pub static KINDS: &[&KindOps] = &[
     sync::OPS[2],
     sync::OPS[3],
     sync::OPS[4],
+    &board::OPS,
 ];
 
 /// Makes a session for this process (see [`Session::create`]).

@@ -1,0 +1,324 @@
+//! The board's words: what stands where, and the states that a cell goes through.
+
+use crate::error::Corrupt;
+use crate::gate::Gate;
+use crate::guard::Guard;
+use crate::primitive::{AtomicU64, Ordering};
+use crate::segment::Shared;
+use crate::session::Session;
+
+/// Jobs that one board can have at a time.
+pub const JOBS: usize = 64;
+/// Items in a chunk, but for the only chunk of a small job.
+pub const CHUNK: u64 = 1024;
+/// Chunks that a job of unknown length may have outstanding.
+pub const WINDOW_CHUNKS: u64 = 1024;
+/// Items given back to be run again that may wait on the board; more wait with the owner.
+pub(super) const REQUEUE: usize = 64;
+
+/// A job: the number of its slot in the low byte, above it how many jobs the board had before. Never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(u64);
+
+impl JobId {
+    /// From a word.
+    pub fn from_word(word: u64) -> Option<Self> {
+        (word != 0 && word & 0xff < JOBS as u64).then_some(Self(word))
+    }
+
+    /// As a word.
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The number of its slot.
+    pub fn slot(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+
+    pub(super) fn new(serial: u64, slot: usize) -> Self {
+        Self(serial << 8 | slot as u64)
+    }
+}
+
+/// The board as it stands in shared memory; the ledgers follow it.
+#[repr(C, align(64))]
+pub(super) struct BoardBody {
+    pub(super) guard: Guard,
+    /// The owner word of the process that feeds and collects.
+    pub(super) owner: AtomicU64,
+    /// Ledgers that follow.
+    pub(super) ledgers: AtomicU64,
+    /// Tasks after which a worker leaves; zero for never.
+    pub(super) max_tasks: AtomicU64,
+    /// Jobs opened so far.
+    pub(super) serial: AtomicU64,
+    pad: [AtomicU64; 4],
+    /// Workers sleep here.
+    pub(super) work: Gate,
+    /// 1 once workers have to leave.
+    pub(super) ended: AtomicU64,
+    /// A bit for each job that may have items nobody has claimed; a hint.
+    pub(super) ready: AtomicU64,
+    /// Items in `requeue`.
+    pub(super) requeued: AtomicU64,
+    /// Ledgers without a worker that have unstarted items.
+    pub(super) orphans: AtomicU64,
+    pad_work: [AtomicU64; 3],
+    /// The owner's threads sleep here.
+    pub(super) finished: Gate,
+    /// Counts what the owner should look at: workers that came or went.
+    pub(super) events: AtomicU64,
+    pad_finished: [AtomicU64; 6],
+    /// Items to be run again: job slot << 56 | item.
+    pub(super) requeue: [AtomicU64; REQUEUE],
+    pub(super) jobs: [JobSlot; JOBS],
+}
+
+// SAFETY: repr(C) of a guard, gates, atomics and slots of such.
+unsafe impl Shared for BoardBody {}
+
+impl std::fmt::Debug for BoardBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BoardBody").finish_non_exhaustive()
+    }
+}
+
+/// A job's results may be wanted in any order: finished items set bits.
+pub(super) const AS_FINISHED: u64 = 1;
+/// Arguments are needed again if a run fails, so runs get copies.
+pub(super) const KEEP_ARGUMENTS: u64 = 2;
+/// Items have a time limit, so the start of each is noted.
+pub(super) const TIMED: u64 = 4;
+
+/// One job. The first lines are the owner's to write, the last is the workers'.
+#[repr(C, align(64))]
+pub(super) struct JobSlot {
+    /// The [`JobId`], zero for a free slot.
+    pub(super) id: AtomicU64,
+    /// Items below this number can be claimed.
+    pub(super) fed: AtomicU64,
+    /// Items in all, `u64::MAX` while unknown.
+    pub(super) total: AtomicU64,
+    /// The owner is woken once `done` is this.
+    pub(super) wake_at: AtomicU64,
+    /// [`AS_FINISHED`] and its like.
+    pub(super) flags: AtomicU64,
+    /// The block with the directory: summary bits, then where each chunk is.
+    pub(super) directory: AtomicU64,
+    /// Chunks in the directory; chunk `n` stands at `n % chunks`, or in the first free place behind.
+    pub(super) chunks: AtomicU64,
+    /// Items in each chunk.
+    pub(super) chunk_items: AtomicU64,
+    /// The function: a payload (see `payload`).
+    pub(super) function: [AtomicU64; 4],
+    /// How many items to claim at first.
+    pub(super) hint: AtomicU64,
+    /// 1 once nothing of it shall be started any more.
+    pub(super) closing: AtomicU64,
+    pad: [AtomicU64; 2],
+    /// Items below this number have been claimed.
+    pub(super) cursor: AtomicU64,
+    /// Items that are finished; lags a little, and more after a death until the owner has counted.
+    pub(super) done: AtomicU64,
+    /// Nanoseconds that an item takes, about.
+    pub(super) estimate: AtomicU64,
+    pad_work: [AtomicU64; 5],
+}
+
+/// Ledger state: nobody's.
+pub(super) const FREE: u64 = 0;
+/// Ledger state: a worker's.
+pub(super) const LIVE: u64 = 1;
+/// Ledger state: its worker died or left; the owner has not seen it yet. Its range may have unstarted items.
+pub(super) const GONE: u64 = 2;
+/// Ledger state: as `GONE`, seen by the owner; nobody's once its range is used up.
+pub(super) const ORPHAN: u64 = 3;
+
+/// What one worker has in hand.
+#[repr(C, align(64))]
+pub(super) struct Ledger {
+    /// [`FREE`], [`LIVE`], [`GONE`], [`ORPHAN`]; changed under the guard.
+    pub(super) state: AtomicU64,
+    /// The owner word of the worker's process.
+    pub(super) owner: AtomicU64,
+    /// The number that the owner of the board knows the worker by.
+    pub(super) worker: AtomicU64,
+    /// Its pid.
+    pub(super) pid: AtomicU64,
+    /// 1 once it has asked for its first task.
+    pub(super) is_up: AtomicU64,
+    /// Of a worker that died: the item it ran, + 1. The job is `job`.
+    pub(super) died: AtomicU64,
+    /// Condemned: the item + 1 for which the worker is about to be killed. It starts nothing else.
+    pub(super) stop: AtomicU64,
+    pad: [AtomicU64; 1],
+    /// The job it works on; zero for none. The chunk of `first` is kept while this is set.
+    pub(super) job: AtomicU64,
+    /// Where the claimed range began.
+    pub(super) first: AtomicU64,
+    /// The next item that it will start, or the one before.
+    pub(super) next: AtomicU64,
+    /// The range's end; others may lower it under the guard.
+    pub(super) end: AtomicU64,
+    /// The item it works on, + 1; the cell says whether it has been started and finished.
+    pub(super) current: AtomicU64,
+    /// Since when, about (monotonic nanoseconds).
+    pub(super) since_ns: AtomicU64,
+    /// Tasks finished.
+    pub(super) tasks: AtomicU64,
+    pad_work: [AtomicU64; 1],
+}
+
+// SAFETY: repr(C) of atomics.
+unsafe impl Shared for Ledger {}
+
+impl Ledger {
+    pub(super) fn has_rest(&self) -> bool {
+        self.job.load(Ordering::Relaxed) != 0
+            && self.next.load(Ordering::Relaxed) < self.end.load(Ordering::Relaxed)
+    }
+}
+
+/// Words of the bits that say which items of a chunk are finished.
+pub(super) const BIT_WORDS: usize = (CHUNK / 64) as usize;
+
+/// The head of a chunk; the cells follow.
+#[repr(C, align(64))]
+pub(super) struct Chunk {
+    /// Which chunk of the job it is.
+    pub(super) number: AtomicU64,
+    /// Its place in the directory.
+    pub(super) place: AtomicU64,
+    /// The first of the blocks that hold results too long for their cells; each begins with the next one's offset.
+    pub(super) slabs: AtomicU64,
+    pad: [AtomicU64; 5],
+    /// For jobs collected as they finish: items that finished since the owner last looked.
+    pub(super) bits: [AtomicU64; BIT_WORDS],
+}
+
+// SAFETY: repr(C) of atomics.
+unsafe impl Shared for Chunk {}
+
+/// Summary bits in a directory: one for each chunk with bits set.
+pub(super) type Summary = [AtomicU64; (WINDOW_CHUNKS / 64) as usize];
+
+/// An item: its arguments, and what became of it. Both are a head word and three words of payload.
+#[repr(C, align(64))]
+pub(super) struct Cell {
+    pub(super) arguments: [AtomicU64; 4],
+    pub(super) result: [AtomicU64; 4],
+}
+
+// SAFETY: repr(C) of atomics.
+unsafe impl Shared for Cell {}
+
+/// Cell state (low byte of the result's head): waits to be started.
+pub(super) const FED: u64 = 1;
+/// Cell state: a worker runs it; its ledger's number is in the upper half.
+pub(super) const STARTED: u64 = 2;
+/// As `STARTED`, and the result's block, named in the next word, is being handed to the board.
+pub(super) const HANDING: u64 = 3;
+/// Cell state: its worker died; the owner has to decide.
+pub(super) const DIED: u64 = 4;
+/// Final: the result stands here.
+pub(super) const DONE: u64 = 16;
+/// Final: the owner knows why.
+pub(super) const FAILED: u64 = 17;
+/// Final: never to be run.
+pub(super) const CANCELLED: u64 = 18;
+
+/// The state in a result's head.
+#[inline]
+pub(super) fn state(head: u64) -> u64 {
+    head & 0xff
+}
+
+/// Will it stay like this?
+#[inline]
+pub(super) fn is_final(head: u64) -> bool {
+    state(head) >= DONE
+}
+
+/// The head of a started item.
+#[inline]
+pub(super) fn started(state: u64, ledger: u32) -> u64 {
+    u64::from(ledger) << 32 | state
+}
+
+/// Bytes of a directory for `chunks` chunks.
+pub(super) fn directory_len(chunks: u64) -> u64 {
+    (size_of::<Summary>() as u64) + chunks * 8
+}
+
+/// Bytes of a chunk of `items` items.
+pub(super) fn chunk_len(items: u64) -> u64 {
+    size_of::<Chunk>() as u64 + items * size_of::<Cell>() as u64
+}
+
+/// Item `index` of the chunk at `chunk`.
+#[inline]
+pub(super) fn cell_at(session: &Session, chunk: u64, index: u64) -> Result<&'static Cell, Corrupt> {
+    if index >= CHUNK {
+        return Err(Corrupt("an item is out of its chunk"));
+    }
+    let at = chunk + size_of::<Chunk>() as u64 + index * size_of::<Cell>() as u64;
+    session.segment().at(at)
+}
+
+impl JobSlot {
+    pub(super) fn flag(&self, flag: u64) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    /// Items of a chunk, at least one.
+    pub(super) fn items_per_chunk(&self) -> u64 {
+        self.chunk_items.load(Ordering::Relaxed).clamp(1, CHUNK)
+    }
+
+    /// How many chunks the directory has places for.
+    pub(super) fn places(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed).clamp(1, WINDOW_CHUNKS)
+    }
+
+    /// The directory's word at `place`: where a chunk is, or zero.
+    pub(super) fn entry(
+        &self,
+        session: &Session,
+        place: u64,
+    ) -> Result<&'static AtomicU64, Corrupt> {
+        let directory = self.directory.load(Ordering::Acquire);
+        let at = directory + size_of::<Summary>() as u64 + place % self.places() * 8;
+        session.segment().at(at)
+    }
+
+    pub(super) fn summary(&self, session: &Session) -> Result<&'static Summary, Corrupt> {
+        session.segment().at(self.directory.load(Ordering::Acquire))
+    }
+
+    /// Where the chunk of `item` is, if it still is.
+    pub(super) fn chunk_of(&self, session: &Session, item: u64) -> Result<Option<u64>, Corrupt> {
+        let number = item / self.items_per_chunk();
+        for place in number..number + self.places() {
+            let at = self.entry(session, place)?.load(Ordering::Acquire);
+            if at != 0 {
+                let chunk: &Chunk = session.segment().at(at)?;
+                if chunk.number.load(Ordering::Relaxed) == number {
+                    return Ok(Some(at));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The cell of `item`, if it still is.
+    pub(super) fn cell(
+        &self,
+        session: &Session,
+        item: u64,
+    ) -> Result<Option<&'static Cell>, Corrupt> {
+        self.chunk_of(session, item)?
+            .map(|chunk| cell_at(session, chunk, item % self.items_per_chunk()))
+            .transpose()
+    }
+}

@@ -1,0 +1,166 @@
+//! The owner's side: stopping a job, and giving back the memory of what is done.
+//!
+//! A worker may still look at a chunk whose items are all collected: its ledger names the chunk until it claims the next
+//! range. So memory is given back only when no ledger names it.
+
+use crate::crash_point;
+use crate::error::ShmError;
+use crate::primitive::{AtomicU64, Ordering};
+
+use super::layout::{CANCELLED, Chunk, FED, FREE, LIVE, Ledger, ORPHAN, REQUEUE, cell_at};
+use super::owner::{OwnedChunk, OwnedJob};
+use super::{Board, add, payload};
+
+impl OwnedJob {
+    /// Frees the chunks that nobody looks at any more.
+    pub(super) fn free_spent(&mut self) -> Result<(), ShmError> {
+        if self.spent.is_empty() {
+            return Ok(());
+        }
+        let session = self.board.session();
+        let in_use: Vec<u64> = {
+            // Under the guard, so that no range is on its way from one ledger to another.
+            let _section = self.board.lock()?;
+            self.ledgers_here()
+                .map(|l| l.first.load(Ordering::Relaxed) / self.items_per_chunk)
+                .collect()
+        };
+        let (keep, free): (Vec<_>, Vec<_>) = self
+            .spent
+            .drain(..)
+            .partition(|chunk| in_use.contains(&chunk.number));
+        self.spent = keep;
+        for chunk in free {
+            self.slot
+                .entry(session, chunk.place)?
+                .store(0, Ordering::Release);
+            chunk.free(&self.board)?;
+        }
+        Ok(())
+    }
+
+    /// The ledgers that name this job.
+    pub(super) fn ledgers_here(&self) -> impl Iterator<Item = &'static Ledger> + '_ {
+        self.board
+            .body
+            .all_ledgers(self.board.session())
+            .map(|(_, ledger)| ledger)
+            .filter(|l| l.job.load(Ordering::Acquire) == self.id.word())
+    }
+
+    /// Nothing of the job is started any more: its queued items are cancelled.
+    pub fn stop(&mut self) -> Result<(), ShmError> {
+        self.seal();
+        self.slot.closing.store(1, Ordering::SeqCst);
+        let session = self.board.session();
+        let mut txn = self.board.lock()?;
+        txn.set(&self.slot.cursor, self.fed);
+        txn.checkpoint();
+        for (_, ledger) in self.board.body.all_ledgers(session) {
+            if ledger.job.load(Ordering::Relaxed) != self.id.word() {
+                continue;
+            }
+            let state = ledger.state.load(Ordering::Relaxed);
+            if state != LIVE && ledger.has_rest() {
+                add(&mut txn, &self.board.body.orphans, -1);
+            }
+            txn.set(&ledger.end, ledger.next.load(Ordering::Relaxed));
+            if state == ORPHAN {
+                txn.set(&ledger.job, 0);
+                txn.set(&ledger.state, FREE);
+            }
+            txn.checkpoint();
+        }
+        txn.commit();
+        for chunk in self.chunks.iter().flatten() {
+            for index in 0..self.items_of(chunk) {
+                let cell = cell_at(session, chunk.at, index)?;
+                let _ = cell.result[0].compare_exchange(
+                    FED,
+                    CANCELLED,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives everything back if nobody works on the job any more; what is not collected is lost. Otherwise false: call
+    /// again later. [`OwnedJob::stop`] comes first.
+    pub fn try_free(&mut self) -> Result<bool, ShmError> {
+        let session = self.board.session();
+        {
+            let _section = self.board.lock()?;
+            if self.ledgers_here().next().is_some() {
+                return Ok(false);
+            }
+        }
+        let chunks = std::mem::take(&mut self.chunks);
+        for chunk in chunks.into_iter().flatten() {
+            for index in 0..self.items_of(&chunk) {
+                if chunk.collected[(index / 64) as usize] >> (index % 64) & 1 == 0 {
+                    self.drop_contents(cell_at(session, chunk.at, index)?)?;
+                }
+            }
+            chunk.free(&self.board)?;
+        }
+        for chunk in std::mem::take(&mut self.spent) {
+            chunk.free(&self.board)?;
+        }
+        self.slot.id.store(0, Ordering::SeqCst);
+        crash_point!("board.close.unlisted");
+        self.forget_requeued()?;
+        let words = [1, 2, 3].map(|i| self.slot.function[i].load(Ordering::Relaxed));
+        let head = self.slot.function[0].load(Ordering::Relaxed);
+        match head & 0xff {
+            payload::SLAB => session.free_block(words[0])?,
+            payload::SLAB_AND_BLOCK => {
+                session.free_block(words[1])?;
+                session.free_block(words[0])?;
+            }
+            kind if payload::has_block(kind) => session.free_block(words[0])?,
+            _ => {}
+        }
+        session.free_block(self.slot.directory.load(Ordering::Relaxed))?;
+        Ok(true)
+    }
+
+    /// Takes the job's items out of the list of those to be run again.
+    fn forget_requeued(&self) -> Result<(), ShmError> {
+        let body = self.board.body;
+        let mut txn = self.board.lock()?;
+        let mut at = 0;
+        while at < body.requeued.load(Ordering::Relaxed).min(REQUEUE as u64) {
+            let entry = &body.requeue[at as usize];
+            if entry.load(Ordering::Relaxed) >> 56 == self.id.slot() as u64 {
+                let last = body.requeued.load(Ordering::Relaxed) - 1;
+                txn.set(entry, body.requeue[last as usize].load(Ordering::Relaxed));
+                txn.set(&body.requeued, last);
+                txn.checkpoint();
+            } else {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OwnedChunk {
+    /// Gives the chunk's memory back.
+    pub(super) fn free(self, board: &Board) -> Result<(), ShmError> {
+        let session = board.session();
+        let chunk: &'static Chunk = session.segment().at(self.at)?;
+        let mut slab = chunk.slabs.swap(0, Ordering::AcqRel);
+        while slab != 0 {
+            let next: &'static AtomicU64 = session.segment().at(slab)?;
+            let next = next.load(Ordering::Relaxed);
+            session.free_block(slab)?;
+            slab = next;
+        }
+        for slab in self.slabs {
+            session.free_block(slab)?;
+        }
+        session.free_block(self.at)
+    }
+}

@@ -1,0 +1,433 @@
+//! The worker's side: from one item to the next.
+//!
+//! The hot path takes no lock, makes no system call and allocates nothing: two stores and a compare-and-swap to start an
+//! item, the words of the result and one store to finish it. Counts and bits are handed on in batches while items are
+//! quick, and at once while they are slow or somebody waits for them.
+
+use procession_sys::clock::now_ns;
+
+use crate::crash_point;
+use crate::error::{Corrupt, ShmError};
+use crate::gate::Wake;
+use crate::primitive::Ordering;
+use crate::processes::Slot;
+use crate::ring::Message;
+use crate::wait::notify;
+
+use super::Board;
+use super::claim::Range;
+use super::layout::{
+    AS_FINISHED, Cell, DONE, FED, HANDING, JobId, KEEP_ARGUMENTS, Ledger, STARTED, TIMED, cell_at,
+    started,
+};
+use super::owner::store;
+use super::payload::{self, Payload, Take};
+use super::slab::{Slab, set_bits};
+
+/// In an arguments' head: the worker is about to take the block.
+pub(super) const TAKING: u64 = 1 << 8;
+/// In an arguments' head: the block was taken.
+pub(super) const TAKEN: u64 = 1 << 9;
+
+/// In ranges up to this long the start of each item is noted, and each finished item is announced at once.
+const SHORT_RANGE: u64 = 16;
+
+/// A worker's place at a board. Dropped, it is given up; an item that was started and not finished has then died.
+pub struct Seat {
+    board: Board,
+    number: u32,
+    ledger: &'static Ledger,
+    /// Where tools look for what this process does.
+    shown: Option<&'static Slot>,
+    range: Option<Range>,
+    position: u64,
+    /// When the range was begun, and how many of its items were started.
+    begun_ns: u64,
+    started: u64,
+    /// The item in hand.
+    running: Option<(&'static Cell, u64)>,
+    /// Finished items that are not counted yet.
+    uncounted: u64,
+    /// Finished items whose bits are not set yet: which word of the chunk's bits, and the bits.
+    unset: (usize, u64),
+    slab: Slab,
+    tasks: u64,
+    last_job: usize,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seat")
+            .field("number", &self.number)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An item to be run.
+#[derive(Debug)]
+pub struct Task {
+    /// The job it belongs to.
+    pub job: JobId,
+    /// Its number.
+    pub item: u64,
+    /// Its arguments. Bytes in shared memory stay valid until the item is finished.
+    pub arguments: Payload,
+}
+
+impl Task {
+    /// The arguments' bytes, valid until the item is finished.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.arguments.bytes()
+    }
+
+    /// Takes the block that came with the arguments, which the caller has to free.
+    pub fn take_block(&mut self) -> Option<u64> {
+        self.arguments.take_block()
+    }
+}
+
+/// What a worker finds when it asks for work.
+#[derive(Debug)]
+pub enum Next {
+    /// An item; it counts as started.
+    Task(Task),
+    /// Nothing now.
+    Idle,
+    /// The worker is about to be killed for an item it has just finished; it must not start another.
+    Condemned,
+    /// It has run as many tasks as it may.
+    Enough,
+}
+
+impl Board {
+    /// Takes a seat for a worker that the owner knows by the number `worker`. `None` if all are taken.
+    pub fn sit_down(&self, worker: u64) -> Result<Option<Seat>, ShmError> {
+        let Some(number) = self.take_ledger(worker)? else {
+            return Ok(None);
+        };
+        let session = self.session();
+        Ok(Some(Seat {
+            board: self.clone(),
+            number,
+            ledger: self.body.ledger(session, number)?,
+            shown: session.slot_of(session.me()?),
+            range: None,
+            position: 0,
+            begun_ns: 0,
+            started: 0,
+            running: None,
+            uncounted: 0,
+            unset: (0, 0),
+            slab: Slab::default(),
+            tasks: 0,
+            last_job: number as usize % super::JOBS,
+        }))
+    }
+}
+
+impl Seat {
+    /// The board.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Tasks finished.
+    pub fn tasks(&self) -> u64 {
+        self.tasks
+    }
+
+    /// The item in hand.
+    pub fn running(&self) -> Option<u64> {
+        self.running.map(|(_, item)| item)
+    }
+
+    /// Start-up has succeeded.
+    pub fn up(&self) {
+        if self.ledger.is_up.swap(1, Ordering::SeqCst) == 0 {
+            self.board.body.raise();
+        }
+    }
+
+    /// The next item to run, if there is one. The one before is finished.
+    #[inline]
+    pub fn try_next(&mut self) -> Result<Next, ShmError> {
+        loop {
+            if let Some(range) = self.range {
+                while self.position < self.ledger.end.load(Ordering::Acquire)
+                    && !self.board.has_ended()
+                {
+                    if let Some(next) = self.start(&range)? {
+                        return Ok(next);
+                    }
+                }
+            }
+            if !self.claim()? {
+                return Ok(if self.may_run() == 0 {
+                    Next::Enough
+                } else {
+                    Next::Idle
+                });
+            }
+        }
+    }
+
+    /// Starts the item at the position, unless somebody else has.
+    #[inline]
+    fn start(&mut self, range: &Range) -> Result<Option<Next>, ShmError> {
+        let (session, item) = (self.board.session(), self.position);
+        let index = item % range.slot.items_per_chunk();
+        let cell = cell_at(session, range.chunk, index)?;
+        if self.started > 0 && (range.end - range.first <= SHORT_RANGE || range.slot.flag(TIMED)) {
+            self.ledger.since_ns.store(now_ns(), Ordering::Relaxed);
+        }
+        self.ledger.current.store(item + 1, Ordering::Release);
+        crash_point!("board.start.named");
+        let claimed = cell.result[0].compare_exchange(
+            FED,
+            started(STARTED, self.number),
+            Ordering::SeqCst,
+            Ordering::Relaxed,
+        );
+        if claimed.is_err() {
+            // Run or cancelled by somebody else.
+            self.step(item);
+            return Ok(None);
+        }
+        crash_point!("board.start.started");
+        if self.ledger.stop.load(Ordering::SeqCst) != 0 {
+            cell.result[0].store(FED, Ordering::SeqCst);
+            crash_point!("board.start.reverted");
+            return Ok(Some(Next::Condemned));
+        }
+        let arguments = match self.arguments(range, cell) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                cell.result[0].store(FED, Ordering::SeqCst);
+                return Err(error);
+            }
+        };
+        self.step(item);
+        self.started += 1;
+        self.running = Some((cell, item));
+        if let Some(slot) = self.shown {
+            let since = self.ledger.since_ns.load(Ordering::Relaxed);
+            slot.task_item.store(item, Ordering::Relaxed);
+            slot.task_since_ns.store(since, Ordering::Relaxed);
+            slot.task_job
+                .store(range.job.slot() as u32, Ordering::Relaxed);
+            slot.task_board
+                .store(self.board.index() + 1, Ordering::Relaxed);
+        }
+        Ok(Some(Next::Task(Task {
+            job: range.job,
+            item,
+            arguments,
+        })))
+    }
+
+    #[inline]
+    fn step(&mut self, item: u64) {
+        self.position = item + 1;
+        self.ledger.next.store(item + 1, Ordering::Release);
+    }
+
+    #[inline]
+    fn arguments(&self, range: &Range, cell: &'static Cell) -> Result<Payload, ShmError> {
+        let head = cell.arguments[0].load(Ordering::Acquire);
+        let words = [1, 2, 3].map(|i| cell.arguments[i].load(Ordering::Relaxed));
+        let (kind, len) = (head & 0xff, head >> 32);
+        let mut take = Take::Owned;
+        if payload::has_block(kind) {
+            if range.slot.flag(KEEP_ARGUMENTS) {
+                take = Take::Copy;
+            } else {
+                // Three steps, so that after a death it is known whether the block may be somebody else's by now.
+                cell.arguments[0].store(head | TAKING, Ordering::Release);
+                crash_point!("board.arguments.taking");
+                payload::own(self.board.session(), self.board.index(), words[0])?;
+                crash_point!("board.arguments.owned");
+                cell.arguments[0].store(head | TAKEN, Ordering::Release);
+                crash_point!("board.arguments.taken");
+            }
+        }
+        Payload::read(self.board.session(), kind, len, words, take)
+    }
+
+    /// The function of the job of the item in hand: a copy for this process.
+    pub fn function(&self) -> Result<Payload, ShmError> {
+        let Some(range) = self.range.filter(|_| self.running.is_some()) else {
+            return Err(ShmError::Gone);
+        };
+        let head = range.slot.function[0].load(Ordering::Acquire);
+        let words = [1, 2, 3].map(|i| range.slot.function[i].load(Ordering::Relaxed));
+        Payload::read(
+            self.board.session(),
+            head & 0xff,
+            head >> 32,
+            words,
+            Take::Copy,
+        )
+    }
+
+    /// Commits the result of the item in hand. On an error it is still in hand.
+    #[inline]
+    pub fn finish(&mut self, status: u8, result: Message<'_>) -> Result<(), ShmError> {
+        let (Some((cell, item)), Some(range)) = (self.running, self.range) else {
+            return Err(Corrupt("no task is in hand").into());
+        };
+        let board = &self.board;
+        let slab = &mut self.slab;
+        let written = payload::write(board.session(), result, |len| {
+            slab.room(board, range.chunk, len)
+        })?;
+        let head = DONE | written.kind << 8 | u64::from(status) << 16 | written.len << 32;
+        crash_point!("board.finish.written");
+        if let Some(block) = written.block() {
+            self.finish_with_block(cell, block)?;
+        }
+        store(&cell.result, head, written);
+        crash_point!("board.finish.committed");
+        self.running = None;
+        self.tasks += 1;
+        self.ledger.tasks.store(self.tasks, Ordering::Relaxed);
+        if let Some(slot) = self.shown {
+            slot.tasks_done.fetch_add(1, Ordering::Relaxed);
+        }
+        self.announce(&range, item)
+    }
+
+    /// The block goes to the board before the result is committed; the cell says so meanwhile, and where it is.
+    #[cold]
+    fn finish_with_block(&self, cell: &'static Cell, block: u64) -> Result<(), ShmError> {
+        cell.result[1].store(block, Ordering::Release);
+        crash_point!("board.finish.named");
+        cell.result[0].store(started(HANDING, self.number), Ordering::Release);
+        crash_point!("board.finish.handing");
+        payload::hand_over(self.board.session(), self.board.index(), block)?;
+        crash_point!("board.finish.handed");
+        Ok(())
+    }
+
+    #[inline]
+    fn announce(&mut self, range: &Range, item: u64) -> Result<(), ShmError> {
+        self.uncounted += 1;
+        if range.slot.flag(AS_FINISHED) {
+            let index = item % range.slot.items_per_chunk();
+            let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
+            if word != self.unset.0 {
+                self.set_bits(range)?;
+                self.unset.0 = word;
+            }
+            self.unset.1 |= bit;
+        }
+        let done = range.slot.done.load(Ordering::Relaxed) + self.uncounted;
+        if range.end - range.first <= SHORT_RANGE
+            || done >= range.slot.wake_at.load(Ordering::Relaxed)
+        {
+            self.flush(range)?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what is finished, and wakes the owner if it waits for no more.
+    fn flush(&mut self, range: &Range) -> Result<(), ShmError> {
+        if self.uncounted == 0 {
+            return Ok(());
+        }
+        self.set_bits(range)?;
+        let done = range.slot.done.fetch_add(self.uncounted, Ordering::SeqCst) + self.uncounted;
+        crash_point!("board.flush.counted");
+        self.uncounted = 0;
+        if done >= range.slot.wake_at.load(Ordering::SeqCst) {
+            notify(&self.board.body.finished, Wake::All);
+        }
+        Ok(())
+    }
+
+    fn set_bits(&mut self, range: &Range) -> Result<(), ShmError> {
+        let (word, bits) = self.unset;
+        if bits == 0 {
+            return Ok(());
+        }
+        set_bits(&self.board, range.slot, range.chunk, word, bits)?;
+        self.unset.1 = 0;
+        Ok(())
+    }
+
+    /// How many more tasks the worker may run.
+    fn may_run(&self) -> u64 {
+        match self.board.body.max_tasks.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            max => max.saturating_sub(self.tasks),
+        }
+    }
+
+    /// Ends the present range and claims another one; false if there is none.
+    fn claim(&mut self) -> Result<bool, ShmError> {
+        let mut now = 0;
+        if let Some(range) = self.range {
+            self.flush(&range)?;
+            if self.started > 0 {
+                now = now_ns();
+                let each = now.saturating_sub(self.begun_ns) / self.started.max(1);
+                let old = range.slot.estimate.load(Ordering::Relaxed);
+                let new = if old == 0 { each } else { (3 * old + each) / 4 };
+                range.slot.estimate.store(new.max(1), Ordering::Relaxed);
+            }
+        }
+        // Nothing new for one who leaves: what it has goes to others then.
+        let may_run = self.may_run();
+        if may_run == 0 || self.board.has_ended() {
+            return Ok(false);
+        }
+        self.range = self.board.claim(self.ledger, self.last_job, may_run)?;
+        let Some(range) = self.range else {
+            if let Some(slot) = self.shown {
+                slot.task_board.store(0, Ordering::Relaxed);
+            }
+            return Ok(false);
+        };
+        self.last_job = range.job.slot();
+        self.begun_ns = if now == 0 { now_ns() } else { now };
+        self.ledger.since_ns.store(self.begun_ns, Ordering::Relaxed);
+        self.position = range.first;
+        self.started = 0;
+        self.unset = (0, 0);
+        Ok(true)
+    }
+
+    /// May somebody else have items that this worker could take over before long?
+    pub fn others_have_rest(&self) -> bool {
+        self.board.others_have_rest(self.number)
+    }
+
+    /// Is the worker about to be killed?
+    pub fn is_condemned(&self) -> bool {
+        self.ledger.stop.load(Ordering::Acquire) != 0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // A child of a fork has a copy of its parent's seat.
+        let owner = self.ledger.owner.load(Ordering::Relaxed);
+        let me = self.board.session().current();
+        if me.is_none_or(|me| u64::from(me.word()) != owner) {
+            return;
+        }
+        if let Some(slot) = self.shown {
+            slot.task_board.store(0, Ordering::Relaxed);
+        }
+        // Errors mean a corrupt session; the owner of the board will find the ledger when the process has ended.
+        if let Some(range) = self.range {
+            let _ = self.flush(&range);
+        }
+        let _ = if self.running.is_some() {
+            self.board.bury(self.number)
+        } else {
+            self.board.leave_ledger(self.ledger)
+        };
+    }
+}

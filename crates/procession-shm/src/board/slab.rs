@@ -1,0 +1,83 @@
+//! What a worker adds to a chunk beside its cells: longer results, and the bits of what is finished.
+
+use crate::arena::BlockOwner;
+use crate::crash_point;
+use crate::error::ShmError;
+use crate::primitive::{AtomicU64, Ordering};
+
+use super::Board;
+use super::layout::{Chunk, JobSlot};
+use super::owner::{FIRST_SLAB, LAST_SLAB};
+
+/// Room for longer results, in a block that lives as long as the chunk.
+#[derive(Debug, Default)]
+pub(super) struct Slab {
+    chunk: u64,
+    at: u64,
+    used: u64,
+    size: u64,
+}
+
+impl Slab {
+    /// Room for `len` bytes that stay for as long as the chunk does.
+    pub(super) fn room(&mut self, board: &Board, chunk: u64, len: u64) -> Result<u64, ShmError> {
+        let len = len.next_multiple_of(8);
+        if self.chunk != chunk || self.size - self.used < len {
+            let grown = if self.chunk == chunk {
+                self.size * 2
+            } else {
+                0
+            };
+            self.extend(board, chunk, grown.clamp(FIRST_SLAB, LAST_SLAB))?;
+        }
+        let at = self.at + self.used;
+        self.used += len;
+        Ok(at)
+    }
+
+    #[cold]
+    fn extend(&mut self, board: &Board, at: u64, size: u64) -> Result<(), ShmError> {
+        let session = board.session();
+        let block = session.alloc(size, BlockOwner::process(session.me()?))?;
+        let chunk: &'static Chunk = session.segment().at(at)?;
+        let next: &'static AtomicU64 = session.segment().at(block)?;
+        crash_point!("board.slab.allocated");
+        let mut txn = board.lock()?;
+        next.store(chunk.slabs.load(Ordering::Relaxed), Ordering::Relaxed);
+        txn.set(
+            &session.block(block)?.owner,
+            BlockOwner::object(board.index()).word(),
+        );
+        txn.set(&chunk.slabs, block);
+        crash_point!("board.slab.linked");
+        txn.commit();
+        *self = Self {
+            chunk: at,
+            at: block,
+            used: 8,
+            size,
+        };
+        Ok(())
+    }
+}
+
+/// Notes finished items of a chunk for an owner that collects in any order.
+pub(super) fn set_bits(
+    board: &Board,
+    job: &'static JobSlot,
+    at: u64,
+    word: usize,
+    bits: u64,
+) -> Result<(), ShmError> {
+    let session = board.session();
+    let chunk: &'static Chunk = session.segment().at(at)?;
+    chunk.bits[word % chunk.bits.len()].fetch_or(bits, Ordering::SeqCst);
+    crash_point!("board.bits.set");
+    let place = chunk.place.load(Ordering::Relaxed) as usize;
+    let summary = job.summary(session)?;
+    let word = &summary[place / 64 % summary.len()];
+    if word.load(Ordering::SeqCst) & 1 << (place % 64) == 0 {
+        word.fetch_or(1 << (place % 64), Ordering::SeqCst);
+    }
+    Ok(())
+}
