@@ -267,6 +267,8 @@ fn a_stopped_and_a_killed_process_show_as_such() {
     running.child.wait().unwrap();
     let dead = eventually(observed, &Options::default(), is(ProcessState::Dead));
     assert_eq!(dead.processes[0].rss, None);
+    // Its child-to-be will never be.
+    assert_eq!(dead.processes[1].state, ProcessState::Dead);
     assert_eq!(
         find_by_pid(running.pid()).unwrap_err(),
         InspectError::NoProcess(running.pid())

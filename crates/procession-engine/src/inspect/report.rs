@@ -202,7 +202,8 @@ pub struct ObjectReport {
 impl ObjectReport {
     /// Is there something to see: somebody waits for it or has it, or something waits in it?
     pub fn is_busy(&self) -> bool {
-        let counts = |name: &str| self.counters.iter().any(|(n, v)| *n == name && *v > 0);
-        self.waiters > 0 || !self.owners.is_empty() || counts("length") || counts("broken")
+        const TELLING: [&str; 4] = ["length", "queued", "running", "broken"];
+        let tells = |(label, value): &(&str, u64)| *value > 0 && TELLING.contains(label);
+        self.waiters > 0 || !self.owners.is_empty() || self.counters.iter().any(tells)
     }
 }

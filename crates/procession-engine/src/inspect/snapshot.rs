@@ -227,7 +227,11 @@ impl Reader {
     fn process(&mut self, raw: Raw, waits: &[RawWait], options: &Options) -> ProcessReport {
         let seen = proc::snapshot(raw.pid)
             .filter(|seen| raw.start_time == 0 || seen.start_time == raw.start_time);
-        let state = state(raw.state, raw.pid, seen.as_ref().and_then(|s| s.state));
+        let mut state = state(raw.state, raw.pid, seen.as_ref().and_then(|s| s.state));
+        if state == ProcessState::Starting && raw.pid == 0 && !self.is_there(raw.parent) {
+            // Nobody is left who would start it.
+            state = ProcessState::Dead;
+        }
         let seen = seen.filter(|_| raw.state != State::Gone);
         let task = raw.task.board.checked_sub(1).map(|board| TaskReport {
             board: self.object_name(board),
@@ -256,6 +260,12 @@ impl Reader {
             age_ns: self.age(raw.since_ns),
             torn: raw.torn,
         }
+    }
+
+    fn is_there(&self, parent: u32) -> bool {
+        Owner::from_word(parent)
+            .and_then(|owner| self.session.slot_of(owner))
+            .is_some_and(|slot| slot.process_id().is_alive())
     }
 
     fn wait(&mut self, wait: RawWait) -> WaitReport {
