@@ -12,6 +12,9 @@ pub const BOOTSTRAP: &str = "PROCESSION_BOOTSTRAP";
 /// build tools hand out by number, low enough for the smallest usual limit.
 pub const SESSION_FD: i32 = 63;
 
+/// Where such a program finds its real standard output, if what it prints before it arrives is nobody's business.
+pub const STDOUT_FD: i32 = 62;
+
 /// The byte budget that the user asked for. What cannot be read as a size is ignored, since a session is made where nobody
 /// expects an error about the environment.
 pub fn memory() -> Option<u64> {

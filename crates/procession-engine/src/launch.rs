@@ -5,17 +5,19 @@
 //! The child enters its place, sees to it that it does not outlive its parent, and takes the message.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use procession_shm::Session;
 use procession_shm::processes::{Owner, Role};
 use procession_shm::ring::{Message, Ring, RingOptions};
+use procession_shm::{Session, ShmError};
 use procession_sys::clock::Deadline;
 use procession_sys::{Errno, ident, orphan, spawn};
 
-use crate::env::{BOOTSTRAP, SESSION_FD};
+use crate::env::{BOOTSTRAP, SESSION_FD, STDOUT_FD};
 use crate::error::{ArriveError, StartError};
 use crate::home;
 use crate::process::{self, Child};
@@ -28,6 +30,8 @@ pub struct Program {
     pub path: PathBuf,
     /// Its arguments, the first of which is its own name.
     pub args: Vec<OsString>,
+    /// Whatever the program prints before it arrives is thrown away: for programs whose `main` is not ours.
+    pub is_talkative: bool,
     /// Tells builds apart (see [`build_id`]); the child refuses to begin if its own is another.
     pub build: u64,
 }
@@ -38,6 +42,7 @@ impl Program {
         Self {
             path: spawn::THIS_PROGRAM.into(),
             args: std::env::args_os().collect(),
+            is_talkative: false,
             build,
         }
     }
@@ -62,6 +67,8 @@ struct Bootstrap {
     parent: u32,
     /// The queue with the first message: index and generation.
     inbox: (u32, u32),
+    /// Is standard output elsewhere?
+    is_talkative: bool,
     build: u64,
 }
 
@@ -73,25 +80,24 @@ impl Bootstrap {
         let Self {
             owner,
             parent,
-            inbox,
+            inbox: (index, generation),
+            is_talkative,
             build,
         } = self;
-        let owner = owner.word();
-        format!(
-            "{VERSION}:{owner}:{parent}:{}:{}:{build}",
-            inbox.0, inbox.1
-        )
+        let (owner, talkative) = (owner.word(), u8::from(is_talkative));
+        format!("{VERSION}:{owner}:{parent}:{index}:{generation}:{talkative}:{build}")
     }
 
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.split(':').collect();
-        let [VERSION, owner, parent, index, generation, build] = fields[..] else {
+        let [VERSION, owner, parent, index, generation, talkative, build] = fields[..] else {
             return None;
         };
         Some(Self {
             owner: Owner::from_word(owner.parse().ok()?)?,
             parent: parent.parse().ok()?,
             inbox: (index.parse().ok()?, generation.parse().ok()?),
+            is_talkative: talkative == "1",
             build: build.parse().ok()?,
         })
     }
@@ -121,6 +127,7 @@ pub fn start(
         owner,
         parent: std::process::id(),
         inbox: (inbox.handle().index(), inbox.handle().generation()),
+        is_talkative: program.is_talkative,
         build: program.build,
     };
     let variable = (BOOTSTRAP.into(), bootstrap.to_text().into());
@@ -128,8 +135,16 @@ pub fn start(
         .filter(|(name, _)| name != BOOTSTRAP)
         .chain([variable])
         .collect();
-    let memory = session.segment().memory().fd();
-    match spawn::spawn(&program.path, &program.args, &env, &[(memory, SESSION_FD)]) {
+    let nowhere = program
+        .is_talkative
+        .then(|| File::options().write(true).open("/dev/null").ok())
+        .flatten();
+    let stdout = std::io::stdout();
+    let mut fds = vec![(session.segment().memory().fd(), SESSION_FD)];
+    if let Some(nowhere) = &nowhere {
+        fds.extend([(stdout.as_fd(), STDOUT_FD), (nowhere.as_fd(), 1)]);
+    }
+    match spawn::spawn(&program.path, &program.args, &env, &fds) {
         Ok((pid, pidfd)) => {
             session.started(owner, pid);
             Ok(Child::new(session, owner, pid, pidfd, name))
@@ -157,7 +172,7 @@ pub struct Arrival {
 
 impl Arrival {
     /// To be called once everything in the message is held: gives up what the parent held on this process's behalf.
-    pub fn settled(session: &'static Session) -> Result<(), ArriveError> {
+    pub fn settled(session: &'static Session) -> Result<(), ShmError> {
         session.drop_unclaimed()?;
         if let Some(slot) = session.current().and_then(|me| session.slot_of(me)) {
             slot.settle();
@@ -183,6 +198,12 @@ pub fn arrive(build: u64) -> Result<Option<Arrival>, ArriveError> {
             return Err(ArriveError::System { what, source });
         }
     };
+    if bootstrap.is_talkative {
+        let what = "have standard output back";
+        spawn::take_inherited(STDOUT_FD)
+            .and_then(|stdout| spawn::replace_stdout(&stdout))
+            .map_err(|source| ArriveError::System { what, source })?;
+    }
     let what = "ask for a signal at the parent's death";
     orphan::guard(bootstrap.parent).map_err(|source| ArriveError::System { what, source })?;
     if bootstrap.build != build {
@@ -213,12 +234,13 @@ mod tests {
             owner: Owner::from_word(4097).unwrap(),
             parent: 12,
             inbox: (3, 1),
+            is_talkative: true,
             build: u64::MAX,
         };
         assert_eq!(Bootstrap::parse(&record.to_text()), Some(record));
         let newer = record.to_text().replacen('1', "2", 1);
         assert_eq!(Bootstrap::parse(&newer), None);
-        assert_eq!(Bootstrap::parse("1:0:12:3:1:5"), None);
+        assert_eq!(Bootstrap::parse("1:0:12:3:1:0:5"), None);
         assert_eq!(Bootstrap::parse(""), None);
     }
 

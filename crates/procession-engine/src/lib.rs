@@ -11,5 +11,6 @@ pub mod error;
 pub mod home;
 pub mod inspect;
 pub mod launch;
+pub mod pool;
 pub mod process;
 pub mod transit;

@@ -10,6 +10,7 @@
 compile_error!("procession supports Linux on x86_64 and aarch64");
 
 pub mod clock;
+pub mod collect;
 pub mod fork;
 pub mod futex;
 pub mod ident;

@@ -12,6 +12,24 @@ pub fn address_space() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::As).current
 }
 
+/// Allows this process to take `bytes` more of address space than it has now, and its children no more than that.
+pub fn limit_growth(bytes: u64) -> Result<(), crate::Errno> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let pages = procfs::process::Process::myself()
+        .and_then(|me| me.statm())
+        .map_err(|_| crate::Errno::NOSYS)?
+        .size;
+    let wanted = (pages * rustix::param::page_size() as u64).saturating_add(bytes);
+    let limit = getrlimit(Resource::As)
+        .maximum
+        .map_or(wanted, |max| max.min(wanted));
+    let limit = Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    setrlimit(Resource::As, limit)
+}
+
 /// The memory that this machine or this cgroup has, in bytes.
 pub fn memory() -> u64 {
     let total = procfs_meminfo().unwrap_or(1 << 30);

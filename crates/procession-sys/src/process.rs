@@ -17,6 +17,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Did it leave with code 0?
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+
     /// As Python counts: the code, or the negative signal.
     pub fn as_exitcode(self) -> i32 {
         match self {

@@ -75,6 +75,15 @@ pub fn take_inherited(number: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Makes `fd` this process's standard output.
+pub fn replace_stdout(fd: &impl AsFd) -> Result<(), Errno> {
+    // SAFETY: duplicates an open descriptor to the number that standard output has by convention, and that nobody owns.
+    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), 1) } < 0 {
+        return Err(Errno::BADF);
+    }
+    Ok(())
+}
+
 fn above_targets(fd: BorrowedFd<'_>, fds: &[(BorrowedFd<'_>, i32)]) -> Result<OwnedFd, Errno> {
     let highest = fds.iter().map(|(_, target)| *target).max().unwrap_or(0);
     rustix::io::fcntl_dupfd_cloexec(fd, highest.max(2) + 1)
