@@ -40,14 +40,14 @@ class Line:
             name += "|" + thread.name
         try:
             self._conn = client(address, authkey=authkey)
-        except (ConnectionRefusedError, FileNotFoundError) as error:
+            accepted = dispatch(self._conn, None, "accept_connection", (name,))
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # Which of them depends on how far the end of the server has come.
             error.add_note(f"no manager serves at {address!r} any more")
             raise
         self._address = address
         self._authkey = authkey
-        self.serves_control = (
-            dispatch(self._conn, None, "accept_connection", (name,)) == SERVES_CONTROL
-        )
+        self.serves_control = accepted == SERVES_CONTROL
         self.busy = False
         self.closed = False
 
