@@ -266,7 +266,7 @@ impl OwnedJob {
     }
 
     /// An item got its outcome from the owner.
-    fn settled(&mut self, item: u64) {
+    pub(super) fn settled(&mut self, item: u64) {
         self.slot.done.fetch_add(1, Ordering::SeqCst);
         if self.slot.flag(AS_FINISHED) {
             self.found.push_back(item);

@@ -72,16 +72,19 @@ impl OwnedJob {
             txn.checkpoint();
         }
         txn.commit();
+        let mut cancelled = Vec::new();
         for chunk in self.chunks.iter().flatten() {
             for index in 0..self.items_of(chunk) {
-                let cell = cell_at(session, chunk.at, index)?;
-                let _ = cell.result[0].compare_exchange(
-                    FED,
-                    CANCELLED,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                );
+                let head = &cell_at(session, chunk.at, index)?.result[0];
+                let was =
+                    head.compare_exchange(FED, CANCELLED, Ordering::AcqRel, Ordering::Relaxed);
+                if was.is_ok() {
+                    cancelled.push(chunk.number * self.items_per_chunk + index);
+                }
             }
+        }
+        for item in cancelled {
+            self.settled(item);
         }
         Ok(())
     }

@@ -1,0 +1,294 @@
+//! A front for tests: it starts this very test program again for each worker that the pool asks for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::time::Duration;
+
+use procession_engine::launch::{self, Arrival, Program};
+use procession_engine::pool::{
+    Action, Collected, Config, JobId, Message, Order, Outcome, Pool, PoolError, Until, Woken,
+    Worker, WorkerId,
+};
+use procession_engine::process::Child;
+use procession_engine::{env, home};
+use procession_shm::Session;
+use procession_shm::arena::BlockOwner;
+use procession_shm::processes::Role;
+use procession_sys::clock::{Deadline, now_ns};
+
+const BUILD: u64 = 7;
+const SIGKILL: i32 = 9;
+
+/// What an item asks of its worker: the first byte of its arguments.
+pub(crate) const ECHO: u8 = 0;
+pub(crate) const DIE: u8 = 1;
+pub(crate) const HANG: u8 = 2;
+pub(crate) const EXIT: u8 = 3;
+/// Echo, with a block beside the bytes that is taken from the arguments or made.
+pub(crate) const BLOCK: u8 = 4;
+/// Echo of the bytes of the job's function.
+pub(crate) const FUNCTION: u8 = 5;
+
+pub(crate) fn deadline() -> Deadline {
+    Deadline::after(Some(Duration::from_secs(60)))
+}
+
+/// The body of the test function that is the workers' entry; `entry` is that function's name.
+pub(crate) fn run_worker() {
+    if std::env::var_os(env::BOOTSTRAP).is_none() {
+        return;
+    }
+    let arrival = launch::arrive(BUILD).unwrap().unwrap();
+    let session = arrival.session;
+    let text = String::from_utf8(arrival.bytes).unwrap();
+    let mut words = text.split(' ');
+    let mut number = || words.next().unwrap().parse::<u64>().unwrap();
+    let (index, generation, id, fails) = (number(), number(), number(), number());
+    if fails == 1 {
+        std::process::exit(3);
+    }
+    let board = session.hold(index as u32, generation as u32).unwrap();
+    Arrival::settled(session).unwrap();
+    #[cfg(feature = "fault")]
+    if let Some(point) = words.next() {
+        let (name, n) = point.rsplit_once(':').unwrap();
+        procession_shm::fault::arm(name, n.parse().unwrap());
+    }
+    let mut worker = Worker::join(board, WorkerId(id)).unwrap();
+    while let Some(mut task) = worker.next(&mut || true).unwrap() {
+        let what = task.bytes()[0];
+        let block = task.take_block();
+        match what {
+            DIE => procession_sys::process::kill_self(),
+            HANG => loop {
+                std::thread::park();
+            },
+            EXIT => std::process::exit(4),
+            FUNCTION => {
+                let function = worker.function().unwrap();
+                worker.finish(2, Message::new(&function)).unwrap();
+            }
+            _ => {
+                let block = block.or_else(|| (what == BLOCK).then(|| new_block(session)));
+                let answer = Message {
+                    block,
+                    ..Message::new(task.bytes())
+                };
+                worker.finish(1, answer).unwrap();
+            }
+        }
+    }
+    worker.leave();
+    home::leave(0).unwrap();
+    std::process::exit(0);
+}
+
+/// A block of ours with known contents.
+pub(crate) fn new_block(session: &'static Session) -> u64 {
+    let at = session
+        .alloc(200, BlockOwner::process(session.me().unwrap()))
+        .unwrap();
+    session.segment().write(at, &[b'B'; 200]).unwrap();
+    at
+}
+
+/// Arguments of a length that depends on the item, so that every way to store them comes up.
+pub(crate) fn arguments(what: u8, item: u64) -> Vec<u8> {
+    let len = match item % 50 {
+        0 => 2500,
+        n if n % 10 == 0 => 300,
+        n => 1 + n % 24,
+    };
+    let mut bytes: Vec<u8> = (0..len).map(|i| (item * 31 + i) as u8).collect();
+    bytes[0] = what;
+    bytes
+}
+
+/// The front.
+pub(crate) struct Front {
+    pub(crate) pool: Pool,
+    pub(crate) children: HashMap<WorkerId, Child>,
+    entry: &'static str,
+    /// Every process that was a worker.
+    pub(crate) pids: BTreeSet<u32>,
+    pub(crate) exits: Vec<i32>,
+    /// Workers end while they start.
+    pub(crate) start_fails: bool,
+    /// Where the next worker dies.
+    pub(crate) crash_at: Option<String>,
+    pub(crate) ended: bool,
+}
+
+impl Front {
+    pub(crate) fn new(config: &Config, entry: &'static str) -> Self {
+        Self {
+            pool: Pool::create(home::session().unwrap(), config).unwrap(),
+            children: HashMap::new(),
+            entry,
+            pids: BTreeSet::new(),
+            exits: Vec::new(),
+            start_fails: false,
+            crash_at: None,
+            ended: false,
+        }
+    }
+
+    fn start(&mut self, worker: WorkerId) {
+        let mut program = Program::this(BUILD);
+        program.is_talkative = true;
+        program.args = ["test", "--exact", self.entry, "--nocapture", "-q"]
+            .map(OsString::from)
+            .to_vec();
+        let handle = self.pool.handle();
+        let mut text = format!(
+            "{} {} {} {}",
+            handle.index(),
+            handle.generation(),
+            worker.0,
+            u8::from(self.start_fails)
+        );
+        if let Some(point) = self.crash_at.take() {
+            text = format!("{text} {point}");
+        }
+        let child = launch::start(&program, "worker", Role::Worker, text.as_bytes(), None).unwrap();
+        let (owner, pid) = (child.owner(), child.pid());
+        self.pids.insert(pid);
+        self.children.insert(worker, child);
+        self.pool.worker_started(worker, owner, pid).unwrap();
+    }
+
+    /// Does what the pool asks for.
+    pub(crate) fn serve(&mut self) {
+        self.reap();
+        for action in self.pool.poll(now_ns()).unwrap() {
+            match action {
+                Action::Spawn { worker } => self.start(worker),
+                Action::Kill { worker, .. } => {
+                    if let Some(child) = self.children.get(&worker) {
+                        child.signal(SIGKILL).unwrap();
+                        child.wait(deadline()).unwrap().unwrap();
+                        self.reap();
+                    }
+                }
+                Action::Broken(_) => {}
+                Action::Ended => self.ended = true,
+            }
+        }
+    }
+
+    /// Tells the pool who has exited.
+    pub(crate) fn reap(&mut self) {
+        let mut gone = Vec::new();
+        for (id, child) in &self.children {
+            if let Some(exit) = child.try_wait().unwrap() {
+                gone.push((*id, exit.as_exitcode()));
+            }
+        }
+        for (id, exit) in gone {
+            self.children.remove(&id);
+            self.exits.push(exit);
+            self.pool.worker_exited(id, Some(exit)).unwrap();
+        }
+    }
+
+    /// Kills a worker, the `n`-th of those that run.
+    pub(crate) fn kill(&mut self, n: usize) -> bool {
+        let mut ids: Vec<_> = self.children.keys().copied().collect();
+        ids.sort();
+        if ids.is_empty() {
+            return false;
+        }
+        self.children[&ids[n % ids.len()]].signal(SIGKILL).unwrap();
+        true
+    }
+
+    pub(crate) fn wait(&mut self, job: JobId, until: Until) -> Result<(), PoolError> {
+        loop {
+            match self.pool.wait(job, until, deadline(), &mut || true)? {
+                Woken::Ready => return Ok(()),
+                Woken::Attention => self.serve(),
+            }
+        }
+    }
+
+    pub(crate) fn feed(&mut self, job: JobId, bytes: &[u8]) -> u64 {
+        self.pool.feed(job, Message::new(bytes)).unwrap().unwrap()
+    }
+
+    /// The next outcome.
+    pub(crate) fn collect(&mut self, job: JobId, order: Order) -> Collected {
+        loop {
+            let (got, until) = match order {
+                Order::InOrder => (self.pool.collect_next(job), Until::Next),
+                Order::AsFinished => (self.pool.collect_any(job), Until::Any),
+            };
+            match got.unwrap() {
+                Some(collected) => return collected,
+                None => self.wait(job, until).unwrap(),
+            }
+        }
+    }
+
+    /// Closes the job and waits until nothing of it is left.
+    pub(crate) fn close_job(&mut self, job: JobId) {
+        self.pool.close_job(job).unwrap();
+        let session = home::session().unwrap();
+        let index = self.pool.handle().index();
+        let ours = BlockOwner::object(index);
+        let until = now_ns() + 60_000_000_000;
+        loop {
+            let mut left = 0;
+            session
+                .for_each_block(|_, of| left += usize::from(of.same_as(ours)))
+                .unwrap();
+            if left == 1 {
+                return;
+            }
+            assert!(now_ns() < until, "{left} blocks of the board are left");
+            let soon = Deadline::after(Some(Duration::from_millis(20)));
+            let _ = self.pool.wait_attention(soon, &mut || true);
+            self.serve();
+        }
+    }
+
+    /// Closes the pool and waits for its end.
+    pub(crate) fn join(&mut self) {
+        self.pool.close().unwrap();
+        self.run_out();
+    }
+
+    pub(crate) fn run_out(&mut self) {
+        let until = now_ns() + 60_000_000_000;
+        while !self.pool.is_ended().unwrap() || !self.children.is_empty() {
+            assert!(now_ns() < until, "the pool does not end");
+            let soon = Deadline::after(Some(Duration::from_millis(20)));
+            let _ = self.pool.wait_attention(soon, &mut || true);
+            self.serve();
+        }
+        self.serve();
+        assert!(self.ended);
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        for child in self.children.values() {
+            let _ = child.signal(SIGKILL);
+            let _ = child.wait(deadline());
+        }
+    }
+}
+
+/// The outcome is the echo of what was sent.
+pub(crate) fn assert_echo(collected: &Collected, what: u8) {
+    let Outcome::Done { status, payload } = &collected.outcome else {
+        panic!("{collected:?}");
+    };
+    assert_eq!(*status, 1);
+    assert_eq!(payload.bytes(), arguments(what, collected.item));
+    assert_eq!(payload.block().is_some(), what == BLOCK);
+    if let Some(block) = payload.block() {
+        let session = home::session().unwrap();
+        assert_eq!(session.segment().bytes(block, 200).unwrap(), [b'B'; 200]);
+    }
+}
