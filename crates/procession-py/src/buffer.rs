@@ -135,6 +135,7 @@ impl BlockBuffer {
         Ok(self.span()?.1 as usize)
     }
 
+    #[allow(clippy::needless_pass_by_value)] // the signature that the binding asks for
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         if view.is_null() {
             return Err(PyBufferError::new_err("no view to fill"));

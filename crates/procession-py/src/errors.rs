@@ -5,6 +5,7 @@ use pyo3::PyErr;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTimeoutError};
 
 /// The exception for an error of the session.
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
 pub(crate) fn shm(error: ShmError) -> PyErr {
     match &error {
         ShmError::OutOfMemory { .. } => PyMemoryError::new_err(error.to_string()),

@@ -12,8 +12,10 @@ mod enter;
 mod errors;
 mod life;
 mod pipe;
+mod pool;
 mod queue;
 mod sync;
+mod tools;
 
 use pyo3::prelude::*;
 
@@ -25,6 +27,8 @@ mod _native {
     #[pymodule_export]
     use crate::codec::{dumps, in_transit, loads};
     #[pymodule_export]
+    use crate::tools::cli;
+    #[pymodule_export]
     use crate::life::{
         after_fork_in_child, child_abandoned, child_exited, child_ready, child_started, ensure_session, enter_child,
         exit_status, fork_into, guard_orphan, leave, orphaned, prepare_child, session_fd, session_info, settled,
@@ -32,6 +36,8 @@ mod _native {
     };
     #[pymodule_export]
     use crate::pipe::{PipeEnd, make_pipe};
+    #[pymodule_export]
+    use crate::pool::{PoolCore, PoolWorker, oom_killed};
     #[pymodule_export]
     use crate::queue::{QueueCore, wait_ready};
     #[pymodule_export]

@@ -101,7 +101,7 @@ pub(crate) fn child_abandoned(py: Python<'_>, token: u32) -> PyResult<()> {
 /// Has the child taken over what it was started with?
 #[pyfunction]
 pub(crate) fn child_ready(py: Python<'_>, token: u32) -> PyResult<bool> {
-    Ok(session(py)?.slot_of(owner(token)?).is_some_and(|s| s.is_settled()))
+    Ok(session(py)?.slot_of(owner(token)?).is_some_and(procession_shm::processes::Slot::is_settled))
 }
 
 /// The child was reaped; `status` is its exit code, negative for a signal.

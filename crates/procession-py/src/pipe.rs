@@ -91,7 +91,7 @@ impl PipeEnd {
             if spin(|| end.has_message()) {
                 continue;
             }
-            if !end.has_message() && end.is_at_end().map_err(errors::shm)? && !end.has_message() {
+            if !end.has_message() && end.is_at_end() && !end.has_message() {
                 return Err(PyEOFError::new_err(()));
             }
             enter::blocking(py, |check| end.poll(Deadline::NEVER, check))?.map_err(errors::wait)?;

@@ -3,9 +3,10 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use procession_engine::pool::{
-    Action, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Payload, Pool, PoolError, Task,
-    Until, Why, Woken, Worker, WorkerId,
+    Action, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Pool, PoolError, Task, Until, Why,
+    Woken, Worker, WorkerId,
 };
+use procession_shm::board::Payload;
 use procession_shm::{Session, WaitError};
 use procession_sys::clock::now_ns;
 use pyo3::exceptions::{PyRuntimeError, PySystemExit, PyValueError};
@@ -37,8 +38,8 @@ fn pool_error(error: PoolError) -> PyErr {
     }
 }
 
-fn job(word: u64) -> JobId {
-    JobId::from_word(word)
+fn job(word: u64) -> PyResult<JobId> {
+    JobId::from_word(word).ok_or_else(|| PyValueError::new_err("not a job"))
 }
 
 fn decode<'py>(py: Python<'py>, session: &'static Session, mut payload: Payload) -> PyResult<Bound<'py, PyAny>> {
@@ -125,7 +126,7 @@ impl PoolCore {
     fn new(py: Python<'_>, name: &str, workers: usize, max_tasks: Option<u64>, failure: Py<PyAny>) -> PyResult<Self> {
         let session = life::session(py)?;
         let config = Config { max_tasks, ..Config::new(name, workers) };
-        let pool = Pool::create(session, config).map_err(pool_error)?;
+        let pool = Pool::create(session, &config).map_err(pool_error)?;
         Ok(Self { pool, session, failure, held_back: Mutex::new(None) })
     }
 
@@ -161,12 +162,12 @@ impl PoolCore {
 
     /// Gives a job one item; its number, or `None` when there is no room.
     fn feed(&self, py: Python<'_>, job_word: u64, item: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-        self.put(py, job(job_word), item)
+        self.put(py, job(job_word)?, item)
     }
 
     /// Gives a job up to `limit` items of an iterator: (how many, whether the iterator has ended).
     fn feed_iter(&self, py: Python<'_>, job_word: u64, items: &Bound<'_, PyAny>, limit: u64) -> PyResult<(u64, bool)> {
-        let id = job(job_word);
+        let id = job(job_word)?;
         let mut items: Bound<'_, PyIterator> = items.try_iter()?;
         let mut fed = 0;
         while fed < limit {
@@ -193,12 +194,12 @@ impl PoolCore {
 
     /// A job gets no more items; how many it has.
     fn seal(&self, job_word: u64) -> PyResult<u64> {
-        self.pool.seal(job(job_word)).map_err(pool_error)
+        self.pool.seal(job(job_word)?).map_err(pool_error)
     }
 
     /// Appends what has come of an ordered job to `results`, and to `errors` (item, exception). True at its end.
     fn collect(&self, py: Python<'_>, job_word: u64, results: &Bound<'_, PyList>, errors: &Bound<'_, PyList>) -> PyResult<bool> {
-        let id = job(job_word);
+        let id = job(job_word)?;
         while let Some(found) = self.pool.collect_next(id).map_err(pool_error)? {
             let item = found.item;
             let (success, value) = self.outcome(py, job_word, found)?;
@@ -214,7 +215,7 @@ impl PoolCore {
 
     /// The next outcome, in order or as it comes: (item, success, value).
     fn next<'py>(&self, py: Python<'py>, job_word: u64, ordered: bool) -> PyResult<Option<(u64, bool, Bound<'py, PyAny>)>> {
-        let id = job(job_word);
+        let id = job(job_word)?;
         let found = if ordered { self.pool.collect_next(id) } else { self.pool.collect_any(id) };
         let Some(found) = found.map_err(pool_error)? else { return Ok(None) };
         let item = found.item;
@@ -224,12 +225,12 @@ impl PoolCore {
 
     /// Has a sealed job given all its outcomes?
     fn is_exhausted(&self, job_word: u64) -> PyResult<bool> {
-        self.pool.is_exhausted(job(job_word)).map_err(pool_error)
+        self.pool.is_exhausted(job(job_word)?).map_err(pool_error)
     }
 
     /// Items of a job: (fed, claimed, done, collected).
     fn progress(&self, job_word: u64) -> PyResult<(u64, u64, u64, u64)> {
-        let p = self.pool.progress(job(job_word)).map_err(pool_error)?;
+        let p = self.pool.progress(job(job_word)?).map_err(pool_error)?;
         Ok((p.fed, p.claimed, p.done, p.collected))
     }
 
@@ -242,14 +243,17 @@ impl PoolCore {
             2 => Until::AllDone,
             _ => Until::Done(number),
         };
-        self.wait_for(py, timeout, |deadline, check| self.pool.wait(job(job_word), until, deadline, check))
+        let id = job(job_word)?;
+        self.wait_for(py, timeout, |deadline, check| self.pool.wait(id, until, deadline, check))
     }
 
     /// Waits until one of several jobs has an outcome to collect.
     #[pyo3(signature = (jobs, timeout))]
     fn wait_many(&self, py: Python<'_>, jobs: Vec<(u64, u32)>, timeout: Option<f64>) -> PyResult<u32> {
-        let jobs: Vec<_> =
-            jobs.into_iter().map(|(j, u)| (job(j), if u == 0 { Until::Next } else { Until::Any })).collect();
+        let jobs = jobs
+            .into_iter()
+            .map(|(j, u)| Ok((job(j)?, if u == 0 { Until::Next } else { Until::Any })))
+            .collect::<PyResult<Vec<_>>>()?;
         self.wait_for(py, timeout, |deadline, check| self.pool.wait_many(&jobs, deadline, check))
     }
 
@@ -282,53 +286,53 @@ impl PoolCore {
 
     /// Is it time for a `poll` because of a timeout?
     fn next_deadline_passed(&self) -> bool {
-        self.pool.next_deadline().is_some_and(|at| at <= now_ns())
+        self.pool.next_deadline().ok().flatten().is_some_and(|at| at <= now_ns())
     }
 
     /// A worker runs.
     fn worker_started(&self, worker: u64, token: u32, pid: u32) -> PyResult<()> {
         let owner = procession_shm::processes::Owner::from_word(token);
         let owner = owner.ok_or_else(|| PyValueError::new_err("not the token of a child"))?;
-        self.pool.worker_started(WorkerId(worker), owner, pid);
-        Ok(())
+        self.pool.worker_started(WorkerId(worker), owner, pid).map_err(pool_error)
     }
 
     /// A worker could not be started.
-    fn worker_not_started(&self, worker: u64) {
-        self.pool.worker_not_started(WorkerId(worker));
+    fn worker_not_started(&self, worker: u64) -> PyResult<()> {
+        self.pool.worker_not_started(WorkerId(worker)).map_err(pool_error)
     }
 
     /// A worker has ended.
-    fn worker_exited(&self, worker: u64, exitcode: Option<i32>) {
-        self.pool.worker_exited(WorkerId(worker), exitcode);
+    #[pyo3(signature = (worker, exitcode))]
+    fn worker_exited(&self, worker: u64, exitcode: Option<i32>) -> PyResult<()> {
+        self.pool.worker_exited(WorkerId(worker), exitcode).map_err(pool_error)
     }
 
     /// Stops an item; false if it had finished.
     fn cancel(&self, job_word: u64, item: u64) -> PyResult<bool> {
-        Ok(!matches!(self.pool.cancel(job(job_word), item).map_err(pool_error)?, Cancel::TooLate))
+        Ok(!matches!(self.pool.cancel(job(job_word)?, item).map_err(pool_error)?, Cancel::TooLate))
     }
 
     /// Drops what is left of a job.
     fn close_job(&self, job_word: u64) -> PyResult<()> {
-        match self.pool.close_job(job(job_word)) {
+        match self.pool.close_job(job(job_word)?) {
             Ok(()) | Err(PoolError::UnknownJob | PoolError::Terminated | PoolError::NotOwner) => Ok(()),
             Err(error) => Err(pool_error(error)),
         }
     }
 
     /// No new work; the workers leave when all there is has been done.
-    fn close(&self) {
-        self.pool.close();
+    fn close(&self) -> PyResult<()> {
+        self.pool.close().map_err(pool_error)
     }
 
     /// All work stops.
-    fn terminate(&self) {
-        self.pool.terminate();
+    fn terminate(&self) -> PyResult<()> {
+        self.pool.terminate().map_err(pool_error)
     }
 
     /// Why the pool has given up: (deaths in a row, the last exit code).
-    fn broken(&self) -> Option<(u32, Option<i32>)> {
-        self.pool.broken().map(|b| (b.deaths, b.exit))
+    fn broken(&self) -> PyResult<Option<(u32, Option<i32>)>> {
+        Ok(self.pool.broken().map_err(pool_error)?.map(|b| (b.deaths, b.exit)))
     }
 }
 
@@ -367,7 +371,7 @@ impl PoolWorker {
         let mut done = 0;
         while let Some(mut task) = next_task(py, &mut worker)? {
             let result = run_task(py, session, &worker, &mut task, &mut function);
-            finish_task(py, session, &mut worker, task, result, describe, unsendable)?;
+            finish_task(py, session, &mut worker, result, describe, unsendable)?;
             done += 1;
         }
         Ok(done)
@@ -404,7 +408,7 @@ fn run_task<'py>(
     if function.as_ref().is_none_or(|f| f.job != task.job) {
         // The old one goes first: it may hold a lot of memory.
         *function = None;
-        let payload = worker.function(task).map_err(pool_error)?;
+        let payload = worker.function().map_err(pool_error)?;
         let object = decode(py, session, payload)?;
         let call = if object.is_none() { None } else { Some(object.extract::<(u8, Bound<'py, PyAny>)>()?) };
         *function = Some(Function { job: task.job, call });
@@ -435,7 +439,6 @@ fn finish_task(
     py: Python<'_>,
     session: &'static Session,
     worker: &mut Worker,
-    task: Task,
     result: PyResult<Bound<'_, PyAny>>,
     describe: &Bound<'_, PyAny>,
     unsendable: &Bound<'_, PyAny>,
@@ -445,7 +448,7 @@ fn finish_task(
         Err(error) if error.is_instance_of::<PySystemExit>(py) => {
             let code = exit_code(py, &error);
             let told = (std::process::id(), code).into_pyobject(py)?.into_any();
-            send(py, session, worker, task, EXITED, &told)?;
+            send(py, session, worker, EXITED, &told)?;
             return Err(error);
         }
         Err(error) if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => return Err(error),
@@ -455,19 +458,19 @@ fn finish_task(
         Ok(encoded) => encoded,
         Err(problem) => {
             let instead = unsendable.call1((problem.into_value(py), &value))?;
-            return send(py, session, worker, task, RAISED, &instead);
+            return send(py, session, worker, RAISED, &instead);
         }
     };
-    match worker.finish(task, status, encoded.message()) {
+    match worker.finish(status, encoded.message()) {
         Ok(()) => {
             encoded.sent();
             Ok(())
         }
-        Err((task, problem)) => {
+        Err(problem) => {
             drop(encoded);
             let problem = pool_error(problem).into_value(py);
             let instead = unsendable.call1((problem, intern!(py, "(too large)")))?;
-            send(py, session, worker, task, RAISED, &instead)
+            send(py, session, worker, RAISED, &instead)
         }
     }
 }
@@ -476,12 +479,11 @@ fn send(
     py: Python<'_>,
     session: &'static Session,
     worker: &mut Worker,
-    task: Task,
     status: u8,
     value: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let encoded = codec::encode(py, session, value)?;
-    worker.finish(task, status, encoded.message()).map_err(|(_, e)| pool_error(e))?;
+    worker.finish(status, encoded.message()).map_err(pool_error)?;
     encoded.sent();
     Ok(())
 }

@@ -22,6 +22,8 @@ use crate::{codec, enter, errors, life};
 pub(crate) struct QueueCore {
     ring: OnceLock<Ring>,
     closed: AtomicBool,
+    /// Has this process put anything? Programs expect to ask a closed queue that was never used whether it is empty.
+    used: AtomicBool,
 }
 
 impl QueueCore {
@@ -31,6 +33,12 @@ impl QueueCore {
 
     fn session(&self) -> PyResult<&'static Session> {
         Ok(self.ring()?.handle().session())
+    }
+
+    fn adopt(&self, py: Python<'_>, index: u32, generation: u64) -> PyResult<()> {
+        let ring = Ring::of(codec::handle_in(py, index, generation)?).map_err(errors::shm)?;
+        let _ = self.ring.set(ring);
+        Ok(())
     }
 
     pub(crate) fn is_ready(&self) -> PyResult<bool> {
@@ -67,7 +75,7 @@ impl QueueCore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { ring: OnceLock::new(), closed: AtomicBool::new(false) }
+        Self { ring: OnceLock::new(), closed: AtomicBool::new(false), used: AtomicBool::new(false) }
     }
 
     /// Makes the queue in the session; for `__init__`.
@@ -81,8 +89,7 @@ impl QueueCore {
 
     /// Becomes the queue that another process has told of; for `__setstate__`.
     fn _adopt(&self, py: Python<'_>, index: u32, generation: u64) -> PyResult<()> {
-        let _ = self.ring.set(Ring::of(codec::handle_in(py, index, generation)?).map_err(errors::shm)?);
-        Ok(())
+        self.adopt(py, index, generation)
     }
 
     /// What another process of the session finds the queue by.
@@ -94,7 +101,7 @@ impl QueueCore {
     #[classmethod]
     fn from_handle<'py>(cls: &Bound<'py, PyType>, py: Python<'py>, index: u32, generation: u64) -> PyResult<Bound<'py, PyAny>> {
         let made = cls.call_method1("__new__", (cls,))?;
-        made.cast::<Self>()?.get()._adopt(py, index, generation)?;
+        made.cast::<Self>()?.get().adopt(py, index, generation)?;
         Ok(made)
     }
 
@@ -127,6 +134,7 @@ impl QueueCore {
         match put {
             Ok(()) => {
                 encoded.sent();
+                this.used.store(true, Ordering::Relaxed);
                 Ok(())
             }
             Err(WaitError::TimedOut) => Err(queue_error(py, true)),
@@ -182,7 +190,7 @@ impl QueueCore {
     /// Is there none?
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let this = slf.get();
-        if this.closed.load(Ordering::Relaxed) {
+        if this.closed.load(Ordering::Relaxed) && this.used.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err(closed_error(slf).value(slf.py()).to_string()));
         }
         Ok(this.ring()?.port().is_empty())

@@ -511,16 +511,6 @@ impl BarrierCore {
     }
 }
 
-/// Result of a step at a barrier: `None` when it is broken.
-fn step<T>(result: Result<Result<T, Broken>, WaitError>) -> PyResult<Result<Option<T>, ()>> {
-    match result {
-        Ok(Ok(value)) => Ok(Ok(Some(value))),
-        Ok(Err(Broken)) => Ok(Ok(None)),
-        Err(WaitError::TimedOut) => Ok(Err(())),
-        Err(other) => Err(errors::wait(other)),
-    }
-}
-
 #[pymethods]
 impl BarrierCore {
     /// Makes the barrier in the session; for `__init__`.
@@ -535,8 +525,11 @@ impl BarrierCore {
     fn _arrive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<(u64, bool)>> {
         let barrier = self.barrier()?;
         let deadline = enter::after(timeout);
-        let arrived = enter::blocking(py, |check| barrier.arrive(deadline, check))?;
-        let Ok(Some(arrival)) = step(arrived)? else { return Ok(None) };
+        let arrival = match enter::blocking(py, |check| barrier.arrive(deadline, check))? {
+            Ok(Ok(arrival)) => arrival,
+            Ok(Err(Broken)) | Err(WaitError::TimedOut) => return Ok(None),
+            Err(other) => return Err(errors::wait(other)),
+        };
         let mut all = self.arrivals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.insert(this_thread(), arrival);
         Ok(Some((arrival.index, arrival.last)))
@@ -547,13 +540,21 @@ impl BarrierCore {
         Ok(self.barrier()?.open(self.arrival()?).map_err(errors::shm)?.is_ok())
     }
 
-    /// Waits for the last party: true when open, false when broken or out of time.
+    /// Waits for the last party: true when open, false when broken. Who cannot wait any longer breaks it.
     #[pyo3(signature = (timeout=None))]
     fn _wait_open(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let (barrier, arrival) = (self.barrier()?, self.arrival()?);
         let deadline = enter::after(timeout);
-        let waited = enter::blocking(py, |check| barrier.wait(arrival, deadline, check))?;
-        Ok(matches!(step(waited)?, Ok(Some(()))))
+        match enter::blocking(py, |check| barrier.wait(arrival, deadline, check)) {
+            Ok(Ok(passed)) => Ok(passed.is_ok()),
+            other => {
+                barrier.give_up(arrival).map_err(errors::shm)?;
+                match other? {
+                    Err(error) if !matches!(error, WaitError::TimedOut) => Err(errors::wait(error)),
+                    _ => Ok(false),
+                }
+            }
+        }
     }
 
     /// Break the barrier.

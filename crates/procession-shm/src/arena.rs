@@ -7,10 +7,9 @@
 //!
 //! Freed blocks are used again in last-in-first-out order, because fresh pages cost fifty times as much as warm ones.
 
-use procession_sys::clock::now_ns;
-
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
+use crate::extents::{BIG, Extent};
 use crate::guard::Txn;
 use crate::layout::{BLOCKS_PER_EXTENT, EXTENT, MIN_BLOCK};
 use crate::primitive::{AtomicU64, Ordering};
@@ -103,31 +102,6 @@ pub struct BlockRecord {
 // SAFETY: repr(C), two atomics.
 unsafe impl Shared for BlockRecord {}
 
-#[repr(C)]
-struct Extent {
-    /// 0 free, 1 + size class, or `BIG`.
-    class: AtomicU64,
-    /// Number + 1 of the first free block.
-    free: AtomicU64,
-    /// Blocks from this number on have never been used.
-    bump: AtomicU64,
-    /// Blocks in use.
-    used: AtomicU64,
-    /// Neighbours in the class's list of extents with free blocks, each number + 1.
-    prev: AtomicU64,
-    next: AtomicU64,
-    /// Of the first extent of a big block: how many extents it takes.
-    run: AtomicU64,
-    /// Does it hold pages?
-    warm: AtomicU64,
-}
-
-// SAFETY: repr(C) of atomics.
-unsafe impl Shared for Extent {}
-
-const _: () = assert!(size_of::<Extent>() as u64 == crate::layout::Geometry::EXTENT_RECORD);
-
-const BIG: u64 = 1 << 32;
 /// The largest block that shares an extent with others.
 const LARGEST_CLASS: u64 = 1 << 20;
 
@@ -138,7 +112,7 @@ fn class_of(len: u64) -> usize {
         return (len.div_ceil(64) - 2) as usize;
     }
     // For 2^k < len <= 2^(k+1), four classes 2^k * (5, 6, 7, 8) / 4.
-    let k = 63 - (len - 1).leading_zeros();
+    let k = (len - 1).ilog2();
     let step = 1u64 << (k - 2);
     let quarter = (len - (1 << k)).div_ceil(step);
     7 + ((u64::from(k) - 9) * 4 + quarter - 1) as usize
@@ -258,91 +232,6 @@ impl Session {
         Ok(self.geometry().extent(number))
     }
 
-    /// Finds `count` free extents in a row and accounts for them; the caller says in the same section what they are for.
-    fn take_extents(
-        &'static self,
-        txn: &mut Txn<'_>,
-        count: u32,
-        len: u64,
-    ) -> Result<u32, ShmError> {
-        let header = self.header();
-        let used = header.extents_used.load(Ordering::Relaxed);
-        if (used + u64::from(count)) * EXTENT > header.budget.load(Ordering::Relaxed) {
-            return Err(self.out_of_memory(len));
-        }
-        let high = header.extent_high.load(Ordering::Relaxed) as u32;
-        let (mut at, mut start) = (0, 0);
-        while at < high && at - start < count {
-            let extent = self.extent(at)?;
-            match extent.class.load(Ordering::Relaxed) {
-                0 => at += 1,
-                BIG => {
-                    at += (extent.run.load(Ordering::Relaxed) as u32).max(1);
-                    start = at;
-                }
-                _ => {
-                    at += 1;
-                    start = at;
-                }
-            }
-        }
-        if at - start < count {
-            if start + count > self.geometry().extents {
-                return Err(self.out_of_memory(len));
-            }
-            txn.set(&header.extent_high, u64::from(start + count));
-        }
-        let mut warm = 0;
-        for e in start..(start + count).min(high) {
-            warm += self.extent(e)?.warm.load(Ordering::Relaxed);
-        }
-        txn.set(
-            &header.extents_warm,
-            header
-                .extents_warm
-                .load(Ordering::Relaxed)
-                .saturating_sub(warm),
-        );
-        txn.set(&header.extents_used, used + u64::from(count));
-        Ok(start)
-    }
-
-    /// Gives cold extents huge pages, where the kernel can: nine times cheaper than small pages one fault at a time.
-    fn make_huge(&self, number: u32, count: u32) -> Result<(), Corrupt> {
-        let memory = self.segment().memory();
-        let mut cold = None;
-        for e in number..=number + count {
-            let is_cold =
-                e < number + count && self.extent(e)?.warm.swap(1, Ordering::Relaxed) == 0;
-            match (is_cold, cold) {
-                (true, None) => cold = Some(e),
-                (false, Some(from)) => {
-                    for touched in from..e {
-                        self.segment()
-                            .at::<AtomicU64>(self.geometry().extent(touched))?
-                            .store(0, Ordering::Relaxed);
-                    }
-                    memory.collapse(
-                        self.geometry().extent(from) as usize,
-                        (u64::from(e - from) * EXTENT) as usize,
-                    );
-                    cold = None;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn out_of_memory(&self, wanted: u64) -> ShmError {
-        let header = self.header();
-        ShmError::OutOfMemory {
-            wanted,
-            used: header.bytes_used.load(Ordering::Relaxed),
-            budget: header.budget.load(Ordering::Relaxed),
-        }
-    }
-
     /// Gives a block back. The caller owns it and has taken out of it what else it holds (see `Session::free_block`).
     pub(crate) fn free_raw(&'static self, offset: u64) -> Result<(), ShmError> {
         let place = self.place(offset)?;
@@ -421,105 +310,6 @@ impl Session {
         Ok(())
     }
 
-    /// Accounts for extents that are free again; their pages go back to the system once more than the reserve are warm.
-    fn release_extents(
-        &'static self,
-        txn: &mut Txn<'_>,
-        number: u32,
-        count: u32,
-    ) -> Result<(), ShmError> {
-        let header = self.header();
-        let warm = header.extents_warm.load(Ordering::Relaxed) + u64::from(count);
-        let reserve = (header.budget.load(Ordering::Relaxed) / 16).max(256 << 20) / EXTENT;
-        txn.set(
-            &header.extents_used,
-            header
-                .extents_used
-                .load(Ordering::Relaxed)
-                .saturating_sub(u64::from(count)),
-        );
-        header.last_free_ns.store(now_ns(), Ordering::Relaxed);
-        if warm <= reserve {
-            txn.set(&header.extents_warm, warm);
-        } else {
-            // Still ours under the guard; if we die in here the section is undone, and a free block has no contents.
-            self.punch(number, count)?;
-        }
-        Ok(())
-    }
-
-    fn punch(&self, number: u32, count: u32) -> Result<(), Corrupt> {
-        let at = self.geometry().extent(number);
-        let _ = self
-            .segment()
-            .memory()
-            .punch(at as usize, (u64::from(count) * EXTENT) as usize);
-        for e in number..number + count {
-            self.extent(e)?.warm.store(0, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Gives the pages of all free extents back to the system.
-    pub fn trim(&'static self) -> Result<(), ShmError> {
-        let header = self.header();
-        let mut txn = header.arena_guard.lock(self)?;
-        for class in &header.class_heads {
-            let head = class.load(Ordering::Relaxed);
-            if head == 0 {
-                continue;
-            }
-            let number = (head - 1) as u32;
-            let extent = self.extent(number)?;
-            if extent.used.load(Ordering::Relaxed) == 0 && extent.next.load(Ordering::Relaxed) == 0
-            {
-                txn.set(class, 0);
-                txn.set(&extent.class, 0);
-                txn.set(&extent.warm, 1);
-                txn.set(
-                    &header.extents_used,
-                    header
-                        .extents_used
-                        .load(Ordering::Relaxed)
-                        .saturating_sub(1),
-                );
-                txn.set(
-                    &header.extents_warm,
-                    header.extents_warm.load(Ordering::Relaxed) + 1,
-                );
-                txn.checkpoint();
-            }
-        }
-        let high = header.extent_high.load(Ordering::Relaxed) as u32;
-        let mut at = 0;
-        while at < high {
-            let extent = self.extent(at)?;
-            match extent.class.load(Ordering::Relaxed) {
-                0 => {
-                    if extent.warm.load(Ordering::Relaxed) == 1 {
-                        self.punch(at, 1)?;
-                    }
-                    at += 1;
-                }
-                BIG => at += (extent.run.load(Ordering::Relaxed) as u32).max(1),
-                _ => at += 1,
-            }
-        }
-        txn.set(&header.extents_warm, 0);
-        txn.commit();
-        Ok(())
-    }
-
-    /// Gives idle memory back if nothing has been freed for a while; called by those who wait anyway.
-    pub(crate) fn trim_if_idle(&'static self) -> Result<(), ShmError> {
-        let header = self.header();
-        let idle = now_ns().saturating_sub(header.last_free_ns.load(Ordering::Relaxed));
-        if header.extents_warm.load(Ordering::Relaxed) > 32 && idle > 2_000_000_000 {
-            self.trim()?;
-        }
-        Ok(())
-    }
-
     /// The record of the block that begins at `offset`, checked.
     pub fn block(&self, offset: u64) -> Result<&'static BlockRecord, Corrupt> {
         let place = self.place(offset)?;
@@ -566,7 +356,7 @@ impl Session {
                 }
                 let size = class_size(class);
                 let block = inside / size;
-                if inside % size != 0 || block >= EXTENT / size {
+                if !inside.is_multiple_of(size) || block >= EXTENT / size {
                     return Err(BAD);
                 }
                 Ok(Place {
@@ -576,13 +366,6 @@ impl Session {
                 })
             }
         }
-    }
-
-    fn extent(&self, number: u32) -> Result<&'static Extent, Corrupt> {
-        if number >= self.geometry().extents {
-            return Err(Corrupt("an extent is out of range"));
-        }
-        self.segment().at(self.geometry().extent_record(number))
     }
 
     fn record(&self, extent: u32, block: u32) -> Result<&'static BlockRecord, Corrupt> {
@@ -628,7 +411,7 @@ impl Session {
                     );
                 }
             }
-            at += step;
+            at = at.saturating_add(step);
         }
         Ok(())
     }

@@ -55,9 +55,28 @@ pub fn bind(session: &'static Session, parts: &[Part]) -> Result<u64, ShmError> 
     Ok(at)
 }
 
-/// The members' offsets.
-pub(crate) fn members(session: &Session, at: u64) -> Result<Vec<u64>, Corrupt> {
-    Ok(parts(session, at)?.into_iter().map(|p| p.at).collect())
+/// Gives the members of the bundle at `at` to `heir`, and adds them to `found`. Whoever bound or unbound it may have died over
+/// it: what is listed but is no member (any more) is somebody else's matter, and may not even be a block.
+pub(crate) fn disown(
+    session: &Session,
+    at: u64,
+    heir: BlockOwner,
+    found: &mut Vec<u64>,
+) -> Result<(), Corrupt> {
+    let room = session.block_size(at)?.saturating_sub(8) / 16;
+    let count = session.segment().at::<AtomicU64>(at)?.load(Ordering::Acquire);
+    for i in 0..count.min(room).min(MOST) {
+        let entry: &'static [AtomicU64; 2] = session.segment().at(at + 8 + i * 16)?;
+        let part = entry[0].load(Ordering::Relaxed);
+        let Ok(record) = session.block(part) else { continue };
+        let old = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
+        if old.same_as(BlockOwner::member_of(at)) {
+            record.owner.store(heir.with_flags_of(old).word(), Ordering::Release);
+            crash_point!("bundle.disowned");
+            found.push(part);
+        }
+    }
+    Ok(())
 }
 
 /// What is bound at `at`.

@@ -19,7 +19,7 @@ mod armed {
 
     static ANY: AtomicBool = AtomicBool::new(false);
     static POINT: Mutex<Option<(String, u32)>> = Mutex::new(None);
-    static SEEN: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    static SEEN: Mutex<Vec<(&'static str, u32)>> = Mutex::new(Vec::new());
     static RECORD: AtomicBool = AtomicBool::new(false);
 
     /// Arms a point of this process: the `n`-th pass (from 1) kills it.
@@ -45,8 +45,8 @@ mod armed {
         ANY.store(true, Ordering::SeqCst);
     }
 
-    /// The points passed since [`record`].
-    pub fn passed() -> Vec<&'static str> {
+    /// The points passed since [`record`], and how often.
+    pub fn passed() -> Vec<(&'static str, u32)> {
         SEEN.lock().unwrap().clone()
     }
 
@@ -57,8 +57,9 @@ mod armed {
         }
         if RECORD.load(Ordering::Relaxed) {
             let mut seen = SEEN.lock().unwrap();
-            if !seen.contains(&name) {
-                seen.push(name);
+            match seen.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, times)) => *times += 1,
+                None => seen.push((name, 1)),
             }
         }
         let mut point = POINT.lock().unwrap();

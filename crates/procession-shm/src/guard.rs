@@ -130,10 +130,12 @@ impl Guard {
         if how != Acquired::OwnerDied {
             return Err(Corrupt("a guard cannot be locked any more"));
         }
-        // Announced first: whoever counts what dead processes own must look again after this rollback.
-        session.note_rollback();
         let undone = self.roll_back(session.segment());
         crash_point!("guard.recover.undone");
+        // Announced after it, so that whoever then looks again at what dead processes own sees it; and before the repair, so
+        // that if we die it is announced by the next one.
+        session.note_rollback();
+        crash_point!("guard.recover.noted");
         // A log that cannot be played back leaves the guard broken for good, rather than its data torn.
         if let Err(corrupt) = undone {
             self.mutex.unlock();

@@ -10,9 +10,13 @@
 #[cfg(not(loom))]
 pub mod arena;
 #[cfg(not(loom))]
+pub mod board;
+#[cfg(not(loom))]
 pub mod bundle;
 #[cfg(not(loom))]
 pub mod error;
+#[cfg(not(loom))]
+mod extents;
 pub mod fault;
 pub mod gate;
 #[cfg(not(loom))]

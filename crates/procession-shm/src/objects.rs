@@ -465,13 +465,13 @@ impl Session {
         let header = self.header();
         let mut txn = header.objects_guard.lock(self)?;
         for (index, entry) in self.entries() {
-            let held = self
+            let is_held = self
                 .hold_record(me.slot(), index)?
                 .flags
                 .load(Ordering::Relaxed)
                 & HELD
                 != 0;
-            if held && entry.kind().is_some() {
+            if is_held && entry.kind().is_some() {
                 let hold = self.hold_record(child.slot(), index)?;
                 txn.set(&hold.flags, HELD);
                 txn.set(&hold.units, 0);
@@ -519,10 +519,10 @@ impl Session {
                 crash_point!("recover.told");
             }
             let mut txn = self.header().objects_guard.lock(self)?;
-            let held = hold.flags.load(Ordering::Acquire);
+            let flags = hold.flags.load(Ordering::Acquire);
             txn.set(&hold.flags, 0);
             let dying =
-                held & HELD != 0 && entry.kind().is_some() && self.release(&mut txn, index, me)?;
+                flags & HELD != 0 && entry.kind().is_some() && self.release(&mut txn, index, me)?;
             crash_point!("recover.unheld");
             txn.commit();
             if dying {

@@ -83,7 +83,7 @@ struct EndBody {
 unsafe impl Shared for EndBody {}
 
 // SAFETY: an array of rings holds nothing else; needed because the generic implementation covers it only by reference.
-const _: () = assert!(size_of::<PipeBody>() % 64 == 0);
+const _: () = assert!(size_of::<PipeBody>().is_multiple_of(64));
 
 fn pipe_body(session: &Session, entry: &Entry) -> Result<&'static PipeBody, Corrupt> {
     session.segment().at(entry.body.load(Ordering::Acquire))
@@ -200,16 +200,12 @@ impl PipeEnd {
     }
 
     /// Is the other end held by nobody any more?
-    pub fn is_at_end(&self) -> Result<bool, ShmError> {
-        self.peer_is_gone()
-    }
-
-    fn peer_is_gone(&self) -> Result<bool, ShmError> {
+    pub fn is_at_end(&self) -> bool {
         let word = self.body.ends[1 - self.side].load(Ordering::Acquire);
-        Ok(!self
+        !self
             .handle
             .session()
-            .exists(word as u32, (word >> 32) as u32))
+            .exists(word as u32, (word >> 32) as u32)
     }
 
     fn port(&self, ring: usize) -> Port<'_> {
@@ -229,7 +225,7 @@ impl PipeEnd {
         check: Check<'_>,
     ) -> Result<(), WaitError> {
         self.port(self.side)
-            .put_unless(message, deadline, check, &|| self.peer_is_gone())
+            .put_unless(message, deadline, check, &|| Ok(self.is_at_end()))
     }
 
     /// Receives the next message. `Closed` if there is none and nobody holds the other end any more.
@@ -240,7 +236,7 @@ impl PipeEnd {
         take: &mut impl FnMut(&[u8], Option<u64>) -> T,
     ) -> Result<T, WaitError> {
         self.port(1 - self.side)
-            .get_unless(deadline, check, &|| self.peer_is_gone(), take)
+            .get_unless(deadline, check, &|| Ok(self.is_at_end()), take)
     }
 
     /// Receives the next message if it is there now.
@@ -254,11 +250,11 @@ impl PipeEnd {
     /// Waits until a message is there, or the other side has gone. False when the deadline came first.
     pub fn poll(&self, deadline: Deadline, check: Check<'_>) -> Result<bool, WaitError> {
         self.port(1 - self.side)
-            .wait_filled(deadline, check, &|| self.peer_is_gone())
+            .wait_filled(deadline, check, &|| Ok(self.is_at_end()))
     }
 
     /// A descriptor that is readable while a message is there or the other side has gone.
     pub fn watch(&self) -> Result<i32, ShmError> {
-        self.port(1 - self.side).watch(&|| self.peer_is_gone())
+        self.port(1 - self.side).watch(&|| Ok(self.is_at_end()))
     }
 }

@@ -253,6 +253,27 @@ impl Slot {
         }
     }
 
+    /// Has the member said that it leaves?
+    pub(crate) fn has_said_goodbye(&self) -> bool {
+        self.exit_known.load(Ordering::Acquire) & LEFT != 0
+    }
+
+    /// The member says how it ends; the word of whoever reaps it counts more.
+    pub(crate) fn say_goodbye(&self, code: i32) {
+        if self.exit_known.load(Ordering::Acquire) & KNOWN == 0 {
+            self.exit_code.store(code as u32, Ordering::Relaxed);
+        }
+        self.exit_known.fetch_or(KNOWN | LEFT, Ordering::Release);
+    }
+
+    /// Was the slot reserved for a plain fork that has evidently not happened?
+    pub(crate) fn is_stale_fork(&self) -> bool {
+        self.state() == State::Reserved
+            && self.raw_fork.load(Ordering::Relaxed) == 1
+            && self.pid.load(Ordering::Acquire) == 0
+            && now_ns().saturating_sub(self.since_ns.load(Ordering::Relaxed)) > 5_000_000_000
+    }
+
     fn life_lost(&self) -> bool {
         match self.life.try_lock() {
             Acquired::Busy => false,
@@ -388,6 +409,21 @@ impl Session {
         Ok(Owner::new(number, epoch))
     }
 
+    /// Is there no one (any more) who is, or comes, in this slot, although its state says so?
+    pub(crate) fn is_lost(&self, slot: &Slot) -> bool {
+        slot.is_dead() || slot.is_stale_fork() || self.is_orphaned(slot)
+    }
+
+    /// Was the slot reserved by a process that died before it had started the child? (A plain fork needs no more of its parent,
+    /// so that case is left to `is_stale_fork`.)
+    fn is_orphaned(&self, slot: &Slot) -> bool {
+        slot.state() == State::Reserved
+            && slot.pid.load(Ordering::Acquire) == 0
+            && slot.raw_fork.load(Ordering::Relaxed) == 0
+            && Owner::from_word(slot.parent.load(Ordering::Relaxed))
+                .is_some_and(|p| !self.is_member(p))
+    }
+
     fn is_member(&self, owner: Owner) -> bool {
         self.slot_of(owner)
             .is_some_and(|s| matches!(s.state(), State::Live | State::Reserved))
@@ -423,21 +459,19 @@ impl Session {
         }
         slot.life_thread.store(thread_id(), Ordering::Relaxed);
         crash_point!("process.enter.alive");
-        slot.state.store(State::Live as u64, Ordering::Release);
+        // Somebody may have taken the slot back meanwhile, because our parent died.
+        let entered = slot.state.compare_exchange(
+            State::Reserved as u64,
+            State::Live as u64,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if entered.is_err() {
+            slot.life.unlock();
+            return Err(ShmError::Gone);
+        }
         crash_point!("process.enter.live");
         Ok(())
-    }
-
-    pub(crate) fn has_said_goodbye(&self, slot: &Slot) -> bool {
-        slot.exit_known.load(Ordering::Acquire) & LEFT != 0
-    }
-
-    /// Publishes how a process ended, unless it said so itself.
-    pub(crate) fn publish_exit(&self, slot: &Slot, code: i32, flag: u32) {
-        if slot.exit_known.load(Ordering::Acquire) & KNOWN == 0 {
-            slot.exit_code.store(code as u32, Ordering::Relaxed);
-        }
-        slot.exit_known.fetch_or(KNOWN | flag, Ordering::Release);
     }
 
     /// The reaper's word on how `child` ended, which counts more than the child's own.
@@ -478,13 +512,6 @@ impl Session {
         Some(code)
     }
 
-    /// Was the slot reserved for a plain fork that has evidently not happened?
-    pub(crate) fn is_stale_fork(&self, slot: &Slot) -> bool {
-        slot.state() == State::Reserved
-            && slot.raw_fork.load(Ordering::Relaxed) == 1
-            && slot.pid.load(Ordering::Acquire) == 0
-            && now_ns().saturating_sub(slot.since_ns.load(Ordering::Relaxed)) > 5_000_000_000
-    }
 
     /// Shows that this thread waits, until the returned value is dropped.
     pub fn show_wait(&'static self, object: u32, kind: WaitKind) -> ShownWait {

@@ -40,7 +40,7 @@ impl Session {
         if rolled_back
             || self
                 .slots()
-                .any(|(_, slot)| slot.is_dead() || self.is_stale_fork(slot))
+                .any(|(_, slot)| self.is_lost(slot))
         {
             self.recover_now()?;
         }
@@ -58,9 +58,18 @@ impl Session {
             let rollbacks = header.rollbacks.load(Ordering::SeqCst);
             let mut any = rollbacks != header.rollbacks_seen.load(Ordering::SeqCst);
             for (number, slot) in self.slots() {
-                if number != me.slot() && (slot.is_dead() || self.is_stale_fork(slot)) {
-                    slot.state.store(State::Dying as u64, Ordering::Release);
-                    any = true;
+                let state = slot.state.load(Ordering::Acquire);
+                if number != me.slot() && self.is_lost(slot) {
+                    // Unless it has come in at this very moment.
+                    any |= slot
+                        .state
+                        .compare_exchange(
+                            state,
+                            State::Dying as u64,
+                            Ordering::AcqRel,
+                            Ordering::Relaxed,
+                        )
+                        .is_ok();
                 }
             }
             if !any {
@@ -69,10 +78,12 @@ impl Session {
             self.settle_guards()?;
             crash_point!("recover.settled");
             for (number, slot) in self.slots() {
-                if slot.state() == State::Dying
-                    && let Some(dead) = self.owner_in(number)
-                {
-                    self.bury(dead, slot)?;
+                if slot.state() != State::Dying || number == me.slot() {
+                    continue;
+                }
+                match self.owner_in(number) {
+                    Some(dead) => self.bury(dead, slot)?,
+                    None => slot.state.store(State::Free as u64, Ordering::Release),
                 }
             }
             // What a section had moved away from its dead owner is the owner's again since it was undone.
@@ -83,7 +94,7 @@ impl Session {
     }
 
     fn bury(&'static self, dead: Owner, slot: &'static Slot) -> Result<(), ShmError> {
-        let abnormal = !self.has_said_goodbye(slot);
+        let abnormal = !slot.has_said_goodbye();
         if abnormal {
             self.header().deaths.fetch_add(1, Ordering::Relaxed);
         }
@@ -166,19 +177,18 @@ impl Session {
 
     /// Gives a block back with all that it stands for: a ticket's reference, the blocks of a bundle.
     pub fn free_block(&'static self, at: u64) -> Result<(), ShmError> {
-        let owner = BlockOwner::from_word(self.block(at)?.owner.load(Ordering::Acquire));
-        if owner.has(BlockOwner::MANIFEST) {
-            for member in bundle::members(self, at)? {
-                if BlockOwner::from_word(self.block(member)?.owner.load(Ordering::Acquire))
-                    .same_as(BlockOwner::member_of(at))
-                {
-                    self.free_block(member)?;
-                }
+        let mut all = vec![at];
+        while let Some(at) = all.pop() {
+            let owner = BlockOwner::from_word(self.block(at)?.owner.load(Ordering::Acquire));
+            if owner.has(BlockOwner::MANIFEST) {
+                // They become ours one by one, so that they are found if we die before we have freed them.
+                bundle::disown(self, at, BlockOwner::process(self.me()?), &mut all)?;
             }
+            if owner.has(BlockOwner::TICKET) {
+                self.void_ticket(at)?;
+            }
+            self.free_raw(at)?;
         }
-        if owner.has(BlockOwner::TICKET) {
-            self.void_ticket(at)?;
-        }
-        self.free_raw(at)
+        Ok(())
     }
 }

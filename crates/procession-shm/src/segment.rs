@@ -52,7 +52,7 @@ impl Segment {
     #[inline]
     pub fn at<T: Shared>(&self, offset: u64) -> Result<&'static T, Corrupt> {
         let size = size_of::<T>() as u64;
-        if offset > self.len() || self.len() - offset < size || offset % align_of::<T>() as u64 != 0
+        if offset > self.len() || self.len() - offset < size || !offset.is_multiple_of(align_of::<T>() as u64)
         {
             return Err(Corrupt("an offset points outside"));
         }
@@ -118,8 +118,8 @@ impl Segment {
         self.check(offset, len)?;
         // SAFETY: as in `write`.
         unsafe {
-            std::ptr::write_bytes(self.0.base().as_ptr().add(offset as usize), 0, len as usize)
-        };
+            std::ptr::write_bytes(self.0.base().as_ptr().add(offset as usize), 0, len as usize);
+        }
         Ok(())
     }
 

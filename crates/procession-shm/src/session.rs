@@ -13,7 +13,7 @@ use crate::error::{Corrupt, ShmError};
 use crate::layout::{EXTENT, Geometry, Header, MAGIC, VERSION};
 use crate::objects::KindOps;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
-use crate::processes::{LEFT, Owner, Role};
+use crate::processes::{Owner, Role};
 use crate::segment::Segment;
 
 /// A process's membership in a session. It lives as long as the process: shared locks may be held in its memory.
@@ -224,7 +224,7 @@ impl Session {
         let Some(me) = self.current() else {
             return Ok(());
         };
-        self.publish_exit(self.slot(me.slot())?, exit_code, LEFT);
+        self.slot(me.slot())?.say_goodbye(exit_code);
         crash_point!("process.leave.published");
         self.drop_holds(me, false)?;
         crash_point!("process.leave.unheld");

@@ -94,6 +94,7 @@ impl<'a> Wait<'a> {
     }
 
     /// With the caller's own check.
+    #[must_use]
     pub fn checked(mut self, check: Check<'a>) -> Self {
         self.check = Some(check);
         self
@@ -132,7 +133,7 @@ impl<'a> Wait<'a> {
             match slept {
                 futex::Woken::Woken | futex::Woken::Changed => {}
                 futex::Woken::TimedOut | futex::Woken::Interrupted => {
-                    self.tick(slept == futex::Woken::TimedOut)?
+                    self.tick(slept == futex::Woken::TimedOut)?;
                 }
             }
         }
@@ -181,7 +182,7 @@ fn spin<T>(
     ready: &mut impl FnMut() -> Result<Option<T>, WaitError>,
 ) -> Result<Option<T>, WaitError> {
     let vain = VAIN.get();
-    if vain >= 4 && vain % 16 != 0 {
+    if vain >= 4 && !vain.is_multiple_of(16) {
         VAIN.set(vain.wrapping_add(1).max(4));
         return Ok(None);
     }

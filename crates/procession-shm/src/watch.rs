@@ -17,7 +17,10 @@ use crate::session::Session;
 
 /// This process's listeners, by session and object. A child of a fork makes its own (the kernel's sockets are shared with
 /// the parent), on the same descriptor numbers, since those may stand in selectors.
-static LISTENERS: OnceLock<Mutex<HashMap<(u64, u32, u32), Arc<Watch>>>> = OnceLock::new();
+static LISTENERS: OnceLock<Mutex<Watches>> = OnceLock::new();
+
+/// By session, object and generation.
+type Watches = HashMap<(u64, u32, u32), Arc<Watch>>;
 
 /// A descriptor that is readable while its object may have something for us.
 #[derive(Debug)]

@@ -8,6 +8,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::Errno;
 
+/// Linux 6.1; the C library's headers lag behind.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// A shared memory object and this process's view of all of it.
 ///
 /// The view is never taken down while the process lives: unmapping memory in which this process holds a robust mutex would
@@ -165,7 +168,6 @@ impl SharedMemory {
     /// kernel that cannot says no and the range stays as it is.
     pub fn collapse(&self, offset: usize, len: usize) -> bool {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
-        const MADV_COLLAPSE: libc::c_int = 25;
         // SAFETY: the range lies in our mapping, and collapsing changes no contents.
         unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, MADV_COLLAPSE) == 0 }
     }

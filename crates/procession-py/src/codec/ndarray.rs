@@ -1,4 +1,4 @@
-//! NumPy arrays without a pickle: type, shape, contents. Ten times faster for small ones.
+//! Arrays of `NumPy` without a pickle: type, shape, contents. Ten times faster for small ones.
 //!
 //! Only exact `numpy.ndarray`s in C order with a plain built-in type take this way; every other array is pickled.
 
@@ -22,7 +22,7 @@ struct Numpy {
 
 static NUMPY: PyOnceLock<Numpy> = PyOnceLock::new();
 
-/// NumPy, if this process has imported it.
+/// `NumPy`, if this process has imported it.
 fn numpy(py: Python<'_>) -> Option<&Numpy> {
     if let Some(found) = NUMPY.get(py) {
         return Some(found);
@@ -34,7 +34,7 @@ fn numpy(py: Python<'_>) -> Option<&Numpy> {
     Some(NUMPY.get_or_init(py, || found))
 }
 
-/// Is this thread allowed to take the short way for `obj`? Its class is looked at by name before NumPy is looked for.
+/// Is this thread allowed to take the short way for `obj`? Its class is looked at by name before `NumPy` is looked for.
 fn is_array(py: Python<'_>, obj: &Bound<'_, PyAny>) -> bool {
     match NUMPY.get(py) {
         Some(n) => obj.get_type().is(n.ndarray.bind(py)),

@@ -61,6 +61,9 @@ pub(super) const FIRST_SEGMENT: u64 = 4 << 10;
 /// Segments double up to this.
 pub(super) const LAST_SEGMENT: u64 = 4 << 20;
 
+/// `WRAP` and `JUMP` records that can follow each other without a message between them.
+pub(super) const MOST_TURNS: u32 = 4;
+
 /// A record's header takes this.
 pub(super) const RECORD: u64 = 8;
 /// Flag of a record: the offset of a block follows the header.
@@ -165,29 +168,35 @@ impl RingBody {
         Ok(())
     }
 
-    /// Frees the blocks of the messages that nobody will get, and the segments.
+    /// Frees the blocks of the messages that nobody will get, and the segments. Whoever does it again, after a death, may find
+    /// that what the words here name is long another's: only what belongs to the ring's object is read or freed.
     pub(crate) fn destroy(
         &'static self,
         session: &'static Session,
         owner: BlockOwner,
     ) -> Result<(), ShmError> {
+        let is_ours = |at: u64| {
+            session.block(at).is_ok_and(|r| {
+                BlockOwner::from_word(r.owner.load(Ordering::Acquire)).same_as(owner)
+            })
+        };
         let mut segment = self.head_segment.load(Ordering::Acquire);
         let mut head = self.head.load(Ordering::Acquire);
         let tail = self.tail.load(Ordering::Acquire);
-        // The walk is only the quick way: what it misses in a torn ring is found by its owner below.
-        let mut clean = true;
+        let mut turns = 0;
         while count(head) != count(tail) {
-            match self.step(session, segment, offset(head)) {
+            if !is_ours(segment) || turns > MOST_TURNS {
+                break;
+            }
+            match Self::step(session, segment, offset(head)) {
                 Ok(Step::Message { next, block, .. }) => {
-                    if let Some(block) = block {
-                        clean &= session.block(block).is_ok_and(|r| {
-                            BlockOwner::from_word(r.owner.load(Ordering::Acquire)).same_as(owner)
-                        });
-                        if clean {
-                            session.free_block(block)?;
-                        }
+                    match block {
+                        Some(block) if is_ours(block) => session.free_block(block)?,
+                        Some(_) => break,
+                        None => {}
                     }
                     head = advance(head, next);
+                    turns = 0;
                 }
                 Ok(Step::Wrap) => head &= !0xffff_ffff,
                 Ok(Step::Jump(to)) => {
@@ -195,27 +204,35 @@ impl RingBody {
                     segment = to;
                     head &= !0xffff_ffff;
                 }
-                Err(_) => clean = false,
+                Err(_) => break,
             }
-            if !clean {
-                break;
-            }
+            turns += 1;
+        }
+        // The walk is only the quick way: what it misses in a torn ring is found by its owner.
+        if count(head) != count(tail) {
+            return session.free_blocks_of(owner, self.home(session)?);
         }
         let last = self.tail_segment.load(Ordering::Acquire);
-        if clean && last != 0 {
+        if last != 0 && is_ours(last) {
             session.free_raw(last)?;
-        }
-        if !clean {
-            let body = session.segment().offset_of(self);
-            session.free_blocks_of(owner, body)?;
         }
         Ok(())
     }
 
+    /// The block that the ring itself stands in.
+    fn home(&'static self, session: &Session) -> Result<u64, Corrupt> {
+        let at = session.segment().offset_of(self);
+        // The second ring of a pipe stands behind the first.
+        [at, at.wrapping_sub(size_of::<Self>() as u64)]
+            .into_iter()
+            .find(|at| session.block(*at).is_ok())
+            .ok_or(Corrupt("a ring lies outside its block"))
+    }
+
     /// Reads the record at `at` of a segment, trusting nothing.
-    pub(super) fn step(&self, session: &Session, segment: u64, at: u64) -> Result<Step, Corrupt> {
+    pub(super) fn step(session: &Session, segment: u64, at: u64) -> Result<Step, Corrupt> {
         let size = session.block_size(segment)?.saturating_sub(RECORDS);
-        if at % 8 != 0 || at + RECORD > size {
+        if !at.is_multiple_of(8) || at + RECORD > size {
             return Err(Corrupt("a record lies outside its segment"));
         }
         let base = segment + RECORDS + at;

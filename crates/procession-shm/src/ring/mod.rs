@@ -350,6 +350,7 @@ pub(crate) fn expect_kind(handle: &Handle, ops: &'static KindOps) -> Result<(), 
 }
 
 /// For kinds that do not care who died.
+#[allow(clippy::unnecessary_wraps)] // its type is that of `KindOps::died`
 pub(crate) fn nobody_died(
     _: &'static Session,
     _: u32,

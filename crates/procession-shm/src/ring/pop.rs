@@ -9,7 +9,7 @@ use crate::primitive::{AtomicU64, Ordering, fence};
 use crate::wait::{Wait, notify};
 use crate::watch;
 
-use super::Port;
+use super::{Port, RingBody};
 use super::layout::{Step, advance, count, offset};
 
 impl Port<'_> {
@@ -36,7 +36,7 @@ impl Port<'_> {
         let mut steps = 0;
         let (data, len, block, in_block, next) = loop {
             steps += 1;
-            match body.step(session, segment, offset(head))? {
+            match RingBody::step(session, segment, offset(head))? {
                 Step::Message {
                     data,
                     len,

@@ -35,8 +35,8 @@ impl Port<'_> {
         let bytes = session.alloc(len, mine)?;
         message.write(session, bytes)?;
         crash_point!("ring.push.copied");
-        let block = match message.block {
-            None => bytes,
+        let bound = match message.block {
+            None => Ok(bytes),
             Some(other) => {
                 let parts = [
                     crate::bundle::Part { at: bytes, len },
@@ -45,7 +45,14 @@ impl Port<'_> {
                         len: session.block_size(other)?,
                     },
                 ];
-                crate::bundle::bind(session, &parts)?
+                crate::bundle::bind(session, &parts)
+            }
+        };
+        let block = match bound {
+            Ok(block) => block,
+            Err(error) => {
+                session.free_block(bytes)?;
+                return Err(error.into());
             }
         };
         let by_reference = Message { block: Some(block), ..Message::default() };

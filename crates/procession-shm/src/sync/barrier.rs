@@ -65,8 +65,9 @@ struct BarrierBody {
     generation: AtomicU64,
     /// 1 while broken.
     broken: AtomicU64,
-    /// Generations up to this one ended by a reset: who waited in them is told that the barrier broke.
-    reset_at: AtomicU64,
+    /// How the last 64 generations ended: bit g % 64 is set if g was ended by a reset, so that whoever waited in it is told
+    /// that the barrier broke, however late it looks.
+    resets: AtomicU64,
     gate: Gate,
 }
 
@@ -209,6 +210,8 @@ impl Barrier {
         if body.broken.load(Ordering::Relaxed) != 0 || generation != arrival.generation {
             return Ok(Err(Broken));
         }
+        let resets = body.resets.load(Ordering::Relaxed);
+        txn.set(&body.resets, resets & !(1 << (generation % 64)));
         txn.set(&body.arrived, 0);
         txn.set(&body.generation, generation + 1);
         crash_point!("barrier.open.set");
@@ -218,7 +221,7 @@ impl Barrier {
         Ok(Ok(()))
     }
 
-    /// Waits until the barrier opens. Whoever cannot wait any longer breaks it with [`Barrier::abort`].
+    /// Waits until the barrier opens. Whoever cannot wait any longer says so with [`Barrier::give_up`].
     pub fn wait(
         &self,
         arrival: Arrival,
@@ -230,11 +233,26 @@ impl Barrier {
             Wait::new(session, self.handle.index(), WaitKind::Signal, deadline).checked(check);
         wait.until(&body.gate, || {
             if body.generation.load(Ordering::Acquire) != arrival.generation {
-                let reset = body.reset_at.load(Ordering::Acquire) == arrival.generation;
+                let reset = body.resets.load(Ordering::Acquire) >> (arrival.generation % 64) & 1 != 0;
                 return Ok(Some(if reset { Err(Broken) } else { Ok(()) }));
             }
             Ok(self.is_broken().then_some(Err(Broken)))
         })
+    }
+
+    /// A party that has arrived goes without having waited to the end: breaks the barrier, unless it has opened or was reset
+    /// meanwhile.
+    pub fn give_up(&self, arrival: Arrival) -> Result<(), ShmError> {
+        let body = self.body;
+        let mut txn = body.guard.lock(self.handle.session())?;
+        if body.generation.load(Ordering::Relaxed) != arrival.generation {
+            return Ok(());
+        }
+        txn.set(&body.broken, 1);
+        txn.checkpoint();
+        notify(&body.gate, Wake::All);
+        txn.commit();
+        Ok(())
     }
 
     /// Breaks it: all who wait, or come, are told.
@@ -247,7 +265,8 @@ impl Barrier {
         let body = self.body;
         let mut txn = body.guard.lock(self.handle.session())?;
         let generation = body.generation.load(Ordering::Relaxed);
-        txn.set(&body.reset_at, generation);
+        let resets = body.resets.load(Ordering::Relaxed);
+        txn.set(&body.resets, resets | 1 << (generation % 64));
         txn.set(&body.generation, generation + 1);
         txn.set(&body.arrived, 0);
         txn.set(&body.broken, 0);

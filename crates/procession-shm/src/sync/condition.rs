@@ -35,7 +35,10 @@ pub(super) static OPS: KindOps = KindOps {
         Ok(())
     },
     dropped: |_, _, _| {},
-    died: |s, _, e, dead| body(s, e)?.forget(s, dead),
+    died: |s, _, e, dead| {
+        body(s, e)?.forget(s, dead);
+        Ok(())
+    },
     destroy: |_, _, _| Ok(()),
     describe: |s, e| body(s, e).map_or(Vec::new(), |b| vec![("waiters", b.waiters())]),
 };
@@ -100,21 +103,22 @@ impl ConditionBody {
         granted
     }
 
-    fn forget(&self, session: &Session, dead: Owner) -> Result<(), ShmError> {
-        let mut lost = 0;
+    fn forget(&self, session: &Session, dead: Owner) {
         for number in self.open() {
             let ticket = self.ticket(number);
-            let word = ticket.load(Ordering::Acquire);
-            if word & !GRANTED == dead.word()
-                && ticket
-                    .compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok()
+            // Somebody may grant it while we take it; nobody does once it is gone.
+            let granted = dead.word() | GRANTED;
+            if ticket
+                .compare_exchange(dead.word(), 0, Ordering::SeqCst, Ordering::Relaxed)
+                .is_err()
+                && ticket.load(Ordering::Acquire) == granted
             {
-                lost += u64::from(word & GRANTED != 0);
+                // Passed on first: if we die in between, it is passed on again, and a waiter wakes that need not.
+                self.grant(session, 1);
+                crash_point!("condition.forget.passed");
+                ticket.store(0, Ordering::SeqCst);
             }
         }
-        self.grant(session, lost);
-        Ok(())
     }
 }
 

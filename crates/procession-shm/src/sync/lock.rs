@@ -27,12 +27,12 @@ pub(super) static OPS: KindOps = KindOps {
     dropped: |_, _, _| {},
     died: |s, _, e, dead| {
         let body = body(s, e)?;
-        let owned = body
-            .word
-            .compare_exchange(dead.word(), 0, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok();
-        if owned {
+        if body.word.load(Ordering::Acquire) == dead.word() {
+            // Counted before it is freed: the next owner is told even if we die in between.
             body.recoveries.fetch_add(1, Ordering::SeqCst);
+            crash_point!("lock.recover.counted");
+            let _ =
+                body.word.compare_exchange(dead.word(), 0, Ordering::SeqCst, Ordering::Relaxed);
             crash_point!("lock.recover.freed");
             notify(&body.gate, Wake::All);
         }
