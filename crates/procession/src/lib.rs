@@ -18,6 +18,7 @@ mod transit;
 pub use entry::init;
 pub use error::{ExitError, GetError, MessageError, PutError, SessionError, SpawnError};
 pub use pipe::Pipe;
+pub use pool::{Pool, PoolError, Ticket};
 pub use process::{Exit, Process};
 pub use procession_macros::{main, task, test};
 pub use queue::Queue;
