@@ -62,7 +62,8 @@ class Processes:
     ) -> None:
         self._start_process = start
         self._initializer, self._initargs = initializer, tuple(initargs)
-        self._core = _native.PoolCore("", processes, max_tasks, self._failure)
+        # The core must not hold this object, which holds the core.
+        self._core = _native.PoolCore("", processes, max_tasks, _failures(weakref.ref(self)))
         self.workers: list[BaseProcess] = []
         self._by_id: dict[int, BaseProcess] = {}
         self._acting = threading.RLock()
@@ -77,7 +78,11 @@ class Processes:
         self._supervisor: threading.Thread | None = None
         self._supervised = threading.Event()
         self._ended = False
-        self._act()
+        try:
+            self._act()
+        except BaseException:
+            self._give_up()
+            raise
 
     # ------------------------------------------------------------------------ the processes
 
@@ -115,8 +120,17 @@ class Processes:
         util.debug("added worker")
         self.workers.append(process)
         self._by_id[worker] = process
-        popen: Any = process._popen
-        self._core.worker_started(worker, popen._token, process.pid)
+        token = getattr(getattr(process, "_popen", None), "_token", None)
+        if token is not None:
+            self._core.worker_started(worker, token, process.pid)
+
+    def _give_up(self) -> None:
+        """Not all workers could be started: leave none behind."""
+        for process in self.workers:
+            if process.exitcode is None:
+                process.terminate()
+        for process in self.workers:
+            process.join()
 
     def _bury(self) -> None:
         for worker, process in list(self._by_id.items()):
@@ -214,6 +228,7 @@ class Processes:
         iterator._source = source
         iterator._window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
         iterator._widest = buffersize or LARGEST_WINDOW
+        iterator._chunk = chunk
         self._imaps[job] = iterator
         self._feed_imap(iterator)
 
@@ -248,8 +263,12 @@ class Processes:
         try:
             _, ended = self._core.feed_iter(iterator._job, iterator._source, room)
         except BaseException as error:
-            # The input has failed: what it gave before is still worked on, then its error is raised.
+            # The input has failed: what it gave before is still worked on, then its error is raised. As in
+            # the standard library, that is so for whole chunks.
             iterator._source_error = error
+            fed = self._core.progress(iterator._job)[0]
+            if iterator._ordered:
+                iterator._last = fed - fed % iterator._chunk
             ended = True
         if ended:
             iterator._source = None
@@ -323,8 +342,12 @@ class Processes:
         until = NEXT if iterator._ordered else ANY
         while True:
             self._feed_imap(iterator)
+            if iterator._given == iterator._last:
+                self._core.close_job(job)
+                return None
             found = self._core.next(job, iterator._ordered)
             if found is not None:
+                iterator._given += 1
                 return found[1], found[2]
             if iterator._source is None and self._core.is_exhausted(job):
                 self._core.close_job(job)
@@ -414,6 +437,8 @@ class Processes:
         unfed = any(m._source is not None for m in list(self._maps.values()))
         unfed = unfed or any(i._source is not None for i in list(self._imaps.values()))
         if self._closing and not unfed:
+            for job in self._streams.values():
+                self._core.seal(job)
             self._core.close()
             self._act()
 
@@ -445,6 +470,16 @@ class Processes:
         supervisor = self._supervisor
         if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()
+
+
+def _failures(ref: weakref.ref[Processes]) -> Callable[..., Any]:
+    def failure(job: int, item: int, kind: str, pid: int, exitcode: int | None) -> Any:
+        pool = ref()
+        if pool is None:
+            return TaskCancelled("the pool is gone")
+        return pool._failure(job, item, kind, pid, exitcode)
+
+    return failure
 
 
 def _supervise(ref: weakref.ref[Processes]) -> None:

@@ -135,7 +135,9 @@ class IMapIterator:
         self._job: int | None = None
         self._source: Iterator[Any] | None = None
         self._source_error: BaseException | None = None
-        self._window = self._widest = 1
+        self._window = self._widest = self._chunk = 1
+        # How many outcomes were given, and after how many to stop if not at the end.
+        self._given, self._last = 0, -1
         self._lock = threading.Lock()
 
     def __iter__(self) -> IMapIterator:

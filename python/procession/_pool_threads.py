@@ -81,35 +81,40 @@ class Threads:
         for index in range(len(items)):
             self._put(lambda index=index: task(index))
 
-    def imap(self, iterator: IMapIterator, func: Any, items: Iterable[Any], window: int) -> None:
-        """Run one call for each item of an iterable, as far ahead of its reader as the window."""
-        state = _Window(iterator, func, iter(items), window)
+    def imap(
+        self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, window: int
+    ) -> None:
+        """Run one call for each item of an iterable, as far ahead of its reader as the window.
+
+        Items are taken a chunk at a time; where the iterable raises, the chunk is not run.
+        """
+        state = _Window(iterator, func, iter(items), chunk, window)
         iterator._source = state  # type: ignore[assignment]
         self._feed(state)
 
     def _feed(self, state: _Window) -> None:
         while not state.ended and state.fed - state.taken < state.window:
             try:
-                item = next(state.items)
-            except StopIteration:
-                state.ended = True
-                break
+                items = list(itertools.islice(state.items, state.chunk))
             except BaseException as error:
                 state.ended = True
                 state.iterator._source_error = error
                 break
-            number = state.fed
-            state.fed += 1
+            state.ended = len(items) < state.chunk
+            for item in items:
+                self._put(self._numbered(state, state.fed, item))
+                state.fed += 1
 
-            def task(number: int = number, item: Any = item) -> None:
-                outcome = _call(self._stopping, state.func, (item,), {})
+    def _numbered(self, state: _Window, number: int, item: Any) -> _Task:
+        def task() -> None:
+            outcome = _call(self._stopping, state.func, (item,), {})
 
-                def done() -> None:
-                    state.outcomes[number] = outcome
+            def done() -> None:
+                state.outcomes[number] = outcome
 
-                self._finish(done)
+            self._finish(done)
 
-            self._put(task)
+        return task
 
     def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
         """The next outcome of an imap; None at its end."""
@@ -180,9 +185,10 @@ class Threads:
 
 class _Window:
     def __init__(
-        self, iterator: IMapIterator, func: Any, items: Iterator[Any], window: int
+        self, iterator: IMapIterator, func: Any, items: Iterator[Any], chunk: int, window: int
     ) -> None:
-        self.iterator, self.func, self.items, self.window = iterator, func, items, window
+        self.iterator, self.func, self.items = iterator, func, items
+        self.chunk, self.window = chunk, window
         self.fed = self.taken = 0
         self.ended = False
         self.outcomes: dict[int, tuple[bool, Any]] = {}
@@ -202,5 +208,6 @@ def _call(stopping: bool, func: Any, args: Any, kwds: Any) -> tuple[bool, Any]:
         return False, TaskCancelled("the pool was terminated")
     try:
         return True, func(*args, **kwds)
-    except Exception as error:
+    except BaseException as error:
+        # SystemExit too: the call's result must come, and the thread is needed by other calls.
         return False, error

@@ -126,19 +126,24 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     sentinels), and whatever else has a `fileno()`.
     """
     objects = list(object_list)
-    if objects and all(isinstance(obj, _SESSION_TYPES) for obj in objects):
-        return list(_native.wait_ready(objects, timeout))
-    return _wait_descriptors(objects, timeout)
+    # A queue's reader stands for the queue.
+    sources = [getattr(obj, "_session_object", obj) for obj in objects]
+    if objects and all(isinstance(source, _SESSION_TYPES) for source in sources):
+        ready = {id(source) for source in _native.wait_ready(sources, timeout)}
+        return [obj for obj, source in zip(objects, sources, strict=True) if id(source) in ready]
+    return _wait_descriptors(objects, sources, timeout)
 
 
-def _wait_descriptors(objects: list[Any], timeout: float | None) -> list[Any]:
+def _wait_descriptors(
+    objects: list[Any], sources: list[Any], timeout: float | None
+) -> list[Any]:
     poller = select.poll()
-    by_descriptor: dict[int, Any] = {}
-    for obj in objects:
+    by_descriptor: dict[int, tuple[Any, Any]] = {}
+    for obj, source in zip(objects, sources, strict=True):
         fd = _descriptor(obj)
         if fd in by_descriptor:
             raise KeyError(f"{obj!r} (FD {fd}) is already registered")
-        by_descriptor[fd] = obj
+        by_descriptor[fd] = obj, source
         poller.register(fd, select.POLLIN)
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
@@ -146,12 +151,11 @@ def _wait_descriptors(objects: list[Any], timeout: float | None) -> list[Any]:
         events = poller.poll(
             None if remaining is None else min(math.ceil(remaining * 1000), _LONGEST_POLL)
         )
-        ready = [by_descriptor[fd] for fd, _event in events]
         # The descriptor of a session object says that it is worth a look; the memory says the rest.
         ready = [
             obj
-            for obj in ready
-            if not isinstance(obj, _SESSION_TYPES) or _native.wait_ready([obj], 0)
+            for obj, source in (by_descriptor[fd] for fd, _event in events)
+            if not isinstance(source, _SESSION_TYPES) or _native.wait_ready([source], 0)
         ]
         if ready or remaining == 0.0:
             return ready

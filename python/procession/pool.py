@@ -97,10 +97,11 @@ class Pool:
         self._state = RUN
 
     def _make_engine(self) -> Any:
-        def start(**kwds: Any) -> Any:
-            return self.Process(ctx, **kwds)
+        make, ctx = self.Process, self._ctx
 
-        ctx = self._ctx
+        def start(**kwds: Any) -> Any:
+            return make(ctx, **kwds)
+
         return Processes(
             start, self._processes, self._initializer, self._initargs, self._maxtasksperchild
         )
@@ -109,6 +110,9 @@ class Pool:
     def _pool(self) -> list[Any]:
         workers: list[Any] = self._engine.workers
         return workers
+
+    def _repopulate_pool(self) -> None:
+        self._engine._act()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_state", None) == RUN:
@@ -392,7 +396,7 @@ class ThreadPool(Pool):
     ) -> None:  # fmt: skip
         self._refuse(options)
         window = buffersize or max(4 * self._processes, 16, 2 * chunk)
-        self._engine.imap(iterator, func, items, window)
+        self._engine.imap(iterator, func, items, chunk, window)
 
     def _refuse(self, options: Options) -> None:
         if options.timeout is not None or options.retries:

@@ -27,6 +27,11 @@ class _End:
         self._is_reader = reader
         self.closed = False
 
+    @property
+    def _session_object(self) -> Any:
+        """What ``connection.wait`` asks whether there is something to get."""
+        return self._queue
+
     def fileno(self) -> int:
         """A descriptor that is readable while there is something to get."""
         return int(self._queue.fileno())

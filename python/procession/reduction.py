@@ -16,7 +16,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
-from . import context
+from . import _native, context
 
 __all__ = [
     "DupFd",
@@ -103,13 +103,29 @@ def _socket_of(conn: Any) -> socket.socket:
 
 
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
-    """Send a descriptor over a connection between processes of this machine."""
+    """Send a descriptor over a connection between processes of this machine.
+
+    The end of a ``Pipe()`` has no socket that leads to its peer.  It sends where a duplicate of the
+    descriptor can be had, so this process has to be there until the receiver has it.
+    """
+    if isinstance(conn, _native.PipeEnd):
+        from . import resource_sharer
+
+        conn.send(resource_sharer.DupFd(handle))
+        return
     with _socket_of(conn) as sock:
         sendfds(sock, [handle])
 
 
 def recv_handle(conn: Any) -> int:
     """Receive a descriptor from a connection; it belongs to the caller."""
+    if isinstance(conn, _native.PipeEnd):
+        from . import resource_sharer
+
+        duplicate = conn.recv()
+        if not isinstance(duplicate, resource_sharer.DupFd):
+            raise RuntimeError("received a message without a descriptor")
+        return duplicate.detach()
     with _socket_of(conn) as sock:
         return recvfds(sock, 1)[0]
 

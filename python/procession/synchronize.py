@@ -31,7 +31,7 @@ class LockRecoveredWarning(RuntimeWarning):
     """A lock was taken over from a process that died while it had it."""
 
 
-class OwnerDiedError(process.ProcessError):
+class OwnerDiedError(context.ProcessError):
     """A lock was taken over from a process that died while it had it.
 
     The lock is held by the caller when this is raised.
@@ -345,14 +345,8 @@ class Barrier(_Shared, _native.BarrierCore):
         if last:
             self._let_go()
             return index
-        try:
-            left = None if until is None else max(until - time.monotonic(), 0.0)
-            is_open = self._wait_open(left)
-        except BaseException:
-            self.abort()
-            raise
-        if not is_open:
-            self.abort()
+        left = None if until is None else max(until - time.monotonic(), 0.0)
+        if not self._wait_open(left):
             raise threading.BrokenBarrierError
         return index
 
