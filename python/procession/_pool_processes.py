@@ -31,6 +31,9 @@ NEXT, ANY, ALL_DONE, DONE = range(4)
 # looks further ahead as long as its workers run dry.
 LARGEST_WINDOW = 4096
 
+# Seconds that a worker has, once it was told to end, before it is killed.
+TERMINATE_GRACE = 1.0
+
 
 class Options:
     """How the items of one job are run."""
@@ -86,13 +89,14 @@ class Processes:
 
     # ------------------------------------------------------------------------ the processes
 
-    def _act(self) -> None:
-        """Do what the engine asks for."""
+    def _act(self) -> bool:
+        """Do what the engine asks for; true when the pool has ended."""
         with self._acting:
             self._bury()
             while actions := self._core.poll():
                 for action in actions:
                     self._execute(*action)
+            return self._ended
 
     def _execute(self, what: str, worker: int = 0, pid: int = 0, why: str = "") -> None:
         if what == "spawn":
@@ -100,7 +104,10 @@ class Processes:
         elif what == "kill":
             process = self._by_id.get(worker)
             if process is not None:
-                process.kill()
+                if why == "terminated":
+                    process.terminate()
+                else:
+                    process.kill()
         elif what == "ended":
             self._ended = True
 
@@ -121,7 +128,7 @@ class Processes:
         self.workers.append(process)
         self._by_id[worker] = process
         token = getattr(getattr(process, "_popen", None), "_token", None)
-        if token is not None:
+        if token is not None and process.pid is not None:
             self._core.worker_started(worker, token, process.pid)
 
     def _give_up(self) -> None:
@@ -168,9 +175,7 @@ class Processes:
     ) -> int:
         self._check()
         function = None if mode == APPLY else (mode, func)
-        job = self._core.open_job(
-            function, total, ordered, options.timeout, options.retries, chunk
-        )
+        job = self._core.open_job(function, total, ordered, options.timeout, options.retries, chunk)
         if func is not None:
             name = getattr(func, "__qualname__", None)
             self._tasks[job] = name if isinstance(name, str) else f"{func!r:.80}"
@@ -234,14 +239,13 @@ class Processes:
 
     def _feed_map(self, result: MapResult) -> None:
         """Give the engine as many items as it takes."""
-        if result._source is None:
-            return
         with self._acting:
-            if result._source is None:
+            source = result._source
+            if source is None:
                 return
             assert result._job is not None
             try:
-                _, ended = self._core.feed_iter(result._job, result._source, 1 << 30)
+                _, ended = self._core.feed_iter(result._job, source, 1 << 30)
             except BaseException as error:
                 self._core.close_job(result._job)
                 result._source = None
@@ -314,7 +318,7 @@ class Processes:
                 return
 
     def _drive_map(self, result: MapResult, job: int, deadline: float | None) -> None:
-        while not result._done:
+        while True:
             with self._acting:
                 if result._done:
                     return
@@ -354,8 +358,11 @@ class Processes:
                 self._tasks.pop(job, None)
                 return None
             if iterator._source is not None and iterator._window < iterator._widest:
-                iterator._window *= 2
-                continue
+                fed, claimed, _, _ = self._core.progress(job)
+                if claimed == fed:
+                    # The workers have taken all there was: look further ahead.
+                    iterator._window *= 2
+                    continue
             if self._wait(job, until, 0, deadline) == TIMED_OUT:
                 raise TimeoutError
 
@@ -443,9 +450,16 @@ class Processes:
             self._act()
 
     def terminate(self) -> None:
-        """Kill the workers; unfinished calls fail."""
+        """End the workers, by SIGTERM and soon after by SIGKILL; unfinished calls fail."""
         self._closing = True
         self._core.terminate()
+        self._act()
+        deadline = time.monotonic() + TERMINATE_GRACE
+        for process in list(self._by_id.values()):
+            process.join(max(deadline - time.monotonic(), 0.0))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
         self._act()
 
     def join(self) -> None:
@@ -459,8 +473,7 @@ class Processes:
                 self._feed_map(result)
             for job in list(self._streams.values()):
                 self._collect_calls(job)
-            self._act()
-            if not self._ended and self._core.wait_attention(0.05) == ATTENTION:
+            if not self._act() and self._core.wait_attention(0.05) == ATTENTION:
                 self._act()
         for result in list(self._with_callback):
             assert result._job is not None
