@@ -170,13 +170,9 @@ impl Crew {
 
     /// A pool is broken for a reason that the system gave, where it gave one.
     pub(super) fn explain(&self, error: engine::PoolError) -> PoolError {
-        match (error, self.refused().take()) {
-            (engine::PoolError::Broken(_), Some(refused)) => refused.into(),
-            (error, refused) => {
-                *self.refused() = refused;
-                error.into()
-            }
-        }
+        let broken = matches!(error, engine::PoolError::Broken(_));
+        let refused = if broken { self.refused().take() } else { None };
+        refused.map_or_else(|| error.into(), PoolError::from)
     }
 
     /// Waits until the pool, which was closed, has worked off what it has.
