@@ -18,7 +18,7 @@ from .context import (
     BufferTooShort,
     Process,
     ProcessError,
-    TimeoutError,  # noqa: A004
+    TimeoutError,
 )
 from .process import active_children, current_process, parent_process
 

@@ -1,8 +1,8 @@
 """A pool's processes: what stands between the engine's pool and the classes that users see.
 
-The engine decides (who is to be started or killed, which item failed and why) and moves the bytes; this
-file starts and ends real processes and hands results to those who asked for them.  There is no thread
-for that: whoever waits for something does it for all.  Only where results must be delivered
+The engine decides (who is to be started or killed, which item failed and why) and moves the bytes;
+this file starts and ends real processes and hands results to those who asked for them.  There is no
+thread for that: whoever waits for something does it for all.  Only where results must be delivered
 without anybody waiting (callbacks, timeouts, close) a supervisor thread is started.
 """
 
@@ -267,8 +267,8 @@ class Processes:
         try:
             _, ended = self._core.feed_iter(iterator._job, iterator._source, room)
         except BaseException as error:
-            # The input has failed: what it gave before is still worked on, then its error is raised. As in
-            # the standard library, that is so for whole chunks.
+            # The input has failed: what it gave before is still worked on, then its error raised.
+            # As in the standard library, that is so for whole chunks.
             iterator._source_error = error
             fed = self._core.progress(iterator._job)[0]
             if iterator._ordered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import queue
 import threading
@@ -79,7 +80,7 @@ class Threads:
                 self._finish(None)
 
         for index in range(len(items)):
-            self._put(lambda index=index: task(index))
+            self._put(functools.partial(task, index))
 
     def imap(
         self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, window: int
@@ -154,7 +155,8 @@ class Threads:
             if done is not None:
                 done()
         except Exception as error:
-            # A callback's exception has nobody to be raised to; a thread that dies of it would be lost.
+            # A callback's exception has nobody to be raised to; a thread that dies of it would be
+            # lost.
             threading.excepthook(
                 threading.ExceptHookArgs(
                     (type(error), error, error.__traceback__, threading.current_thread())

@@ -34,7 +34,8 @@ def _describe(error: BaseException) -> Any:
     """What is sent for an exception: it must arrive, whatever it is made of."""
     wrapped = ExceptionWithTraceback(error, error.__traceback__)
     try:
-        # An exception that cannot be put together again would be an error in the parent, far from here.
+        # An exception that cannot be put together again would be an error in the parent, far from
+        # here.
         pickle.loads(_native.dumps(wrapped))
     except Exception as problem:
         return ExceptionWithTraceback(MaybeEncodingError(problem, error), None)

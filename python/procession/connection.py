@@ -44,7 +44,6 @@ from ._connection_xml import (
     _xml_dumps as _xml_dumps,
     _xml_loads as _xml_loads,
 )
-
 from .context import AuthenticationError as AuthenticationError, BufferTooShort as BufferTooShort
 
 if TYPE_CHECKING:
@@ -134,9 +133,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     return _wait_descriptors(objects, sources, timeout)
 
 
-def _wait_descriptors(
-    objects: list[Any], sources: list[Any], timeout: float | None
-) -> list[Any]:
+def _wait_descriptors(objects: list[Any], sources: list[Any], timeout: float | None) -> list[Any]:
     poller = select.poll()
     by_descriptor: dict[int, tuple[Any, Any]] = {}
     for obj, source in zip(objects, sources, strict=True):

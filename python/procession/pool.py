@@ -1,8 +1,8 @@
 """Pools of worker processes and of threads.
 
-Beyond the standard library: a worker that dies fails only the item that it was running (``WorkerDied``)
-and is replaced; ``timeout=`` and ``retries=`` for each item; ``AsyncResult.cancel()`` stops a running
-call; ``imap`` consumes its input only as far as it is read.
+Beyond the standard library: a worker that dies fails only the item that it was running
+(``WorkerDied``) and is replaced; ``timeout=`` and ``retries=`` for each item;
+``AsyncResult.cancel()`` stops a running call; ``imap`` reads its input only as far as it is read.
 """
 
 from __future__ import annotations
@@ -52,11 +52,15 @@ def _default_size() -> int:
     return len(os.sched_getaffinity(0)) or 1
 
 
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
 class Pool:
     """A pool of worker processes.
 
-    ``timeout`` (seconds an item may run) and ``retries`` (how often an item whose worker died is run
-    again) are defaults for all calls, which may give their own.
+    ``timeout`` (seconds an item may run) and ``retries`` (how often an item whose worker died is
+    run again) are defaults for all calls, which may give their own.
     """
 
     _wrap_exception = True
@@ -83,9 +87,7 @@ class Pool:
             processes = _default_size()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        if maxtasksperchild is not None and (
-            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
-        ):
+        if maxtasksperchild is not None and not _is_positive_int(maxtasksperchild):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
@@ -270,9 +272,7 @@ class Pool:
         self._check_running()
         items = iterable if hasattr(iterable, "__len__") else list(iterable)
         result = MapResult(self, callback, error_callback)
-        self._submit_map(
-            result, func, star, items, chunksize or 0, self._options(timeout, retries)
-        )
+        self._submit_map(result, func, star, items, chunksize or 0, self._options(timeout, retries))
         return result
 
     def _imap(
@@ -400,7 +400,9 @@ class ThreadPool(Pool):
 
     def _refuse(self, options: Options) -> None:
         if options.timeout is not None or options.retries:
-            raise ValueError("a thread cannot be stopped: timeout and retries need a Pool of processes")
+            raise ValueError(
+                "a thread cannot be stopped: timeout and retries need a Pool of processes"
+            )
 
     def _cancel(self, result: ApplyResult) -> bool:
         return False
