@@ -9,23 +9,41 @@ from __future__ import annotations
 
 import sys
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from . import _native, context, util
+from . import _native, synchronize, util
 
 if TYPE_CHECKING:
     import types
 
-__all__ = ["Queue", "SimpleQueue", "JoinableQueue"]
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+_T = TypeVar("_T")
 
 
 class _End:
-    """Reader's or writer's side of a queue, where programs expect a connection."""
+    """Reader's or writer's side of a queue, where programs expect a connection.
+
+    The queue makes one whenever it is asked: if it kept them, it would be part of a cycle, and stay
+    until the garbage collector comes by.
+    """
 
     def __init__(self, queue: Any, *, reader: bool) -> None:
         self._queue = queue
         self._is_reader = reader
-        self.closed = False
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _End):
+            return NotImplemented
+        return self._queue is other._queue and self._is_reader == other._is_reader
+
+    def __hash__(self) -> int:
+        return hash((id(self._queue), self._is_reader))
+
+    @property
+    def closed(self) -> bool:
+        """Has this process closed the queue?"""
+        return bool(self._queue._closed)
 
     @property
     def _session_object(self) -> Any:
@@ -53,34 +71,41 @@ class _End:
         self._queue.put(obj)
 
     def close(self) -> None:
-        """This process does not use the side any more."""
-        self.closed = True
+        """Do nothing: a side takes nothing that could be given back."""
 
     def __repr__(self) -> str:
         return f"<{'reader' if self._is_reader else 'writer'} of {self._queue!r}>"
 
 
-class _Base(_native.QueueCore):
+class _Base(synchronize._Shared, _native.QueueCore, Generic[_T]):
     """Making queues and passing them on."""
 
+    if TYPE_CHECKING:
+
+        def put(self, obj: _T, block: bool = True, timeout: float | None = None) -> None: ...
+        def put_nowait(self, obj: _T) -> None: ...
+        def get(self, block: bool = True, timeout: float | None = None) -> _T: ...
+        def get_nowait(self) -> _T: ...
+
     def _set_up(self, maxsize: int, ctx: Any) -> None:
+        self._belongs_to(ctx)
         self._maxsize = maxsize if maxsize > 0 else 2**31 - 1
         self._create(maxsize)
-        self._reader = _End(self, reader=True)
-        self._writer = _End(self, reader=False)
 
     def __getstate__(self) -> Any:
-        context.assert_spawning(self)
-        popen = context.get_spawning_popen()
-        if popen is not None:
-            popen.keep(self)
-        return self.handle(), self._maxsize
+        return self._pass_on(), self._is_fork_ctx, self._maxsize
 
     def __setstate__(self, state: Any) -> None:
-        handle, self._maxsize = state
+        handle, self._is_fork_ctx, self._maxsize = state
         self._adopt(*handle)
-        self._reader = _End(self, reader=True)
-        self._writer = _End(self, reader=False)
+
+    @property
+    def _reader(self) -> _End:
+        return _End(self, reader=True)
+
+    @property
+    def _writer(self) -> _End:
+        return _End(self, reader=False)
 
     def _on_queue_feeder_error(self, e: BaseException, obj: Any) -> None:
         """Report an object that cannot be pickled, and so was not put.
@@ -93,7 +118,7 @@ class _Base(_native.QueueCore):
         sys.stderr.flush()
 
 
-class Queue(_Base):
+class Queue(_Base[_T]):
     """A queue for any number of producers and consumers."""
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
@@ -108,7 +133,6 @@ class Queue(_Base):
     def close(self) -> None:
         """This process will put and get no more."""
         self._close()
-        self._reader.close()
 
     def join_thread(self) -> None:
         """Return at once: everything that was put is in the queue already."""
@@ -129,7 +153,7 @@ class Queue(_Base):
         return types.GenericAlias(cls, item)
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue[_T]):
     """A queue whose consumers say when they are done with what they got."""
 
     def task_done(self) -> None:
@@ -141,33 +165,36 @@ class JoinableQueue(Queue):
         self._join()
 
 
-class SimpleQueue(_Base):
+class SimpleQueue(_Base[_T]):
     """A queue with little more than put and get."""
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._set_up(0, ctx)
-        self._poll = self._reader.poll
 
-    def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state)
-        self._poll = self._reader.poll
+    def _poll(self, timeout: float | None = 0.0) -> bool:
+        return self.poll(timeout)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError("handle is closed")
+
+    def empty(self) -> bool:
+        """Is there nothing to get?"""
+        self._check_open()
+        return super().empty()
 
     def close(self) -> None:
         """This process will put and get no more."""
         self._close()
-        self._reader.close()
-        self._writer.close()
 
-    def get(self) -> Any:  # type: ignore[override]
+    def get(self) -> _T:  # type: ignore[override]
         """Take the oldest object out, waiting for it."""
-        if self._closed:
-            raise OSError("handle is closed")
+        self._check_open()
         return super().get()
 
-    def put(self, obj: Any) -> None:  # type: ignore[override]
+    def put(self, obj: _T) -> None:  # type: ignore[override]
         """Put an object in."""
-        if self._closed:
-            raise OSError("handle is closed")
+        self._check_open()
         super().put(obj)
 
     def _on_queue_feeder_error(self, e: BaseException, obj: Any) -> None:

@@ -1,9 +1,10 @@
 """Locks, semaphores, conditions, events and barriers, shared between processes.
 
-What they do is native (see the engine's ``sync``); here are the constructors, the way they are passed
-to other processes, and how they show themselves.  A lock whose owner was killed is recovered by the
-next acquirer, who is told: a ``LockRecoveredWarning``, and the lock's ``recovered`` is true.  With
-``on_owner_death="raise"`` it is an ``OwnerDiedError`` instead (the lock is held when it is raised).
+What they do is native (see the engine's ``sync``); here are the constructors, the way they are
+passed to other processes, and how they show themselves.  A lock whose owner was killed is recovered
+by the next acquirer, who is told: a ``LockRecoveredWarning``, and the lock's ``recovered`` is true.
+With ``on_owner_death="raise"`` it is an ``OwnerDiedError`` instead (the lock is held when it is
+raised).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from . import _native, context, process, util
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event"]
+__all__ = ["BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 SEM_VALUE_MAX = 2**31 - 1
 RECURSIVE_MUTEX, SEMAPHORE = range(2)
@@ -38,10 +39,6 @@ class OwnerDiedError(context.ProcessError):
     """
 
 
-def _is_fork(ctx: Any) -> bool:
-    return ctx is not None and ctx.get_start_method() == "fork"
-
-
 class _Shared:
     """What all of these have in common: a context, and how they are passed on."""
 
@@ -53,12 +50,17 @@ class _Shared:
         def _adopt(self, index: int, generation: int) -> None: ...
         def _set_name(self, name: str) -> None: ...
 
+    def _belongs_to(self, ctx: Any) -> None:
+        ctx = ctx or context._default_context.get_context()
+        self._is_fork_ctx = ctx.get_start_method() == "fork"
+
     def _pass_on(self) -> tuple[int, int]:
         """The handle, for a child that is started or a message to another member."""
         context.assert_spawning(self)
         popen = context.get_spawning_popen()
         if popen is not None:
             if self._is_fork_ctx:
+                # A child could have it all the same.  But programs that do this do it by mistake.
                 raise RuntimeError(
                     "A SemLock created in a fork context is being shared with a process in a "
                     "spawn context. This is not supported. Please use the same context to create "
@@ -116,8 +118,10 @@ class SemLock(_Shared):
 
     def _set_up(self, ctx: Any, on_owner_death: OnOwnerDeath) -> None:
         if on_owner_death not in ("warn", "raise", "ignore"):
-            raise ValueError(f"on_owner_death must be warn, raise or ignore, not {on_owner_death!r}")
-        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+            raise ValueError(
+                f"on_owner_death must be warn, raise or ignore, not {on_owner_death!r}"
+            )
+        self._belongs_to(ctx)
         if on_owner_death != "warn":
             self._on_owner_death = on_owner_death
         util.debug(f"created semlock with handle {self.handle()[0]}")
@@ -213,9 +217,7 @@ class BoundedSemaphore(Semaphore):
         super().__setstate__(state)
 
     def __repr__(self) -> str:
-        return (
-            f"<{self.__class__.__name__}(value={self._shown_value()}, maxvalue={self._maximum})>"
-        )
+        return f"<{self.__class__.__name__}(value={self._shown_value()}, maxvalue={self._maximum})>"
 
 
 class Condition(_Shared, _native.ConditionCore):
@@ -223,7 +225,7 @@ class Condition(_Shared, _native.ConditionCore):
 
     def __init__(self, lock: Any = None, *, ctx: Any = None) -> None:
         self._create()
-        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+        self._belongs_to(ctx)
         self._bind(lock if lock is not None else ctx.RLock() if ctx is not None else RLock())
 
     def _bind(self, lock: Any) -> None:
@@ -292,7 +294,7 @@ class Event(_Shared, _native.EventCore):
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._create()
-        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+        self._belongs_to(ctx)
 
     def __getstate__(self) -> Any:
         return self._pass_on(), self._is_fork_ctx
@@ -323,7 +325,7 @@ class Barrier(_Shared, _native.BarrierCore):
         if parties < 1:
             raise ValueError("parties must be > 0")
         self._create(parties)
-        self._is_fork_ctx = _is_fork(ctx or context._default_context.get_context())
+        self._belongs_to(ctx)
         self._action = action
         self._timeout = timeout
 

@@ -5,8 +5,7 @@ use std::sync::PoisonError;
 
 use procession_shm::pipe::{self, PipeEnd as End};
 use procession_shm::ring::Message;
-use procession_shm::wait::Check;
-use procession_shm::{ShmError, WaitError};
+use procession_shm::WaitError;
 use procession_sys::clock::Deadline;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyValueError};
@@ -33,7 +32,7 @@ pub(crate) fn make_pipe(py: Python<'_>, duplex: bool) -> PyResult<(PipeEnd, Pipe
 
 impl PipeEnd {
     /// The end, unless it is closed. A clone, so that closing does not wait for a receiver that is blocked.
-    fn end(&self) -> PyResult<End> {
+    pub(crate) fn end(&self) -> PyResult<End> {
         let end = self.end.read().unwrap_or_else(PoisonError::into_inner);
         end.clone().ok_or_else(|| PyOSError::new_err("handle is closed"))
     }
@@ -50,11 +49,6 @@ impl PipeEnd {
 
     pub(crate) fn is_ready(&self) -> PyResult<bool> {
         self.reader()?.poll(Deadline::NOW, &mut || true).map_err(errors::wait)
-    }
-
-    pub(crate) fn wait_filled(&self, deadline: Deadline, check: Check<'_>) -> Result<bool, WaitError> {
-        let end = self.end.read().unwrap_or_else(PoisonError::into_inner).clone();
-        end.ok_or(ShmError::Gone)?.poll(deadline, check)
     }
 
     pub(crate) fn watch_fd(&self) -> PyResult<i32> {

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use procession_shm::pipe::PipeEnd as End;
 use procession_shm::ring::{Ring, RingOptions};
 use procession_shm::{Session, ShmError, WaitError};
 use procession_sys::clock::Deadline;
@@ -43,6 +44,11 @@ impl QueueCore {
 
     pub(crate) fn is_ready(&self) -> PyResult<bool> {
         Ok(!self.ring()?.port().is_empty())
+    }
+
+    /// Found empty: takes the rings of its descriptor, if it is watched.
+    fn rest(&self) -> PyResult<()> {
+        self.ring()?.port().rest().map_err(errors::shm)
     }
 
     pub(crate) fn wait_filled(&self, deadline: Deadline, check: procession_shm::wait::Check<'_>) -> Result<bool, WaitError> {
@@ -246,6 +252,7 @@ impl QueueCore {
         }
         let deadline = enter::after(timeout);
         if deadline.is_now() {
+            self.rest()?;
             return Ok(false);
         }
         enter::blocking(py, |check| self.wait_filled(deadline, check))?.map_err(errors::wait)
@@ -288,7 +295,7 @@ pub(crate) fn wait_ready<'py>(
         let found = PyList::empty(py);
         for object in &objects {
             let is_ready = if let Ok(queue) = object.cast::<QueueCore>() {
-                queue.get().is_ready()?
+                queue.get().poll(py, Some(0.0))?
             } else if let Ok(end) = object.cast::<PipeEnd>() {
                 end.get().is_ready()?
             } else {
@@ -309,7 +316,7 @@ pub(crate) fn wait_ready<'py>(
             // The classes are frozen and Sync, so they may be used without the interpreter; the references stay here.
             let wanted = match (one.cast::<QueueCore>(), one.cast::<PipeEnd>()) {
                 (Ok(queue), _) => Some(Wanted::Queue(queue.get())),
-                (_, Ok(end)) => Some(Wanted::End(end.get())),
+                (_, Ok(end)) => Some(Wanted::End(end.get().end()?)),
                 _ => None,
             };
             if let Some(wanted) = wanted {
@@ -323,14 +330,14 @@ pub(crate) fn wait_ready<'py>(
 
 enum Wanted<'a> {
     Queue(&'a QueueCore),
-    End(&'a PipeEnd),
+    End(End),
 }
 
 impl Wanted<'_> {
     fn wait(&self, deadline: Deadline, check: procession_shm::wait::Check<'_>) -> Result<bool, WaitError> {
         match self {
             Self::Queue(queue) => queue.wait_filled(deadline, check),
-            Self::End(end) => end.wait_filled(deadline, check),
+            Self::End(end) => end.poll(deadline, check),
         }
     }
 }

@@ -214,6 +214,7 @@ impl PipeEnd {
             reader: self.body.ends[1 - ring].load(Ordering::Acquire) as u32,
             owner: BlockOwner::object(self.pipe),
             body: &self.body.rings[ring],
+            writer: Some(&self.body.ends[ring]),
         }
     }
 
@@ -251,6 +252,11 @@ impl PipeEnd {
     pub fn poll(&self, deadline: Deadline, check: Check<'_>) -> Result<bool, WaitError> {
         self.port(1 - self.side)
             .wait_filled(deadline, check, &|| Ok(self.is_at_end()))
+    }
+
+    /// Found with nothing to receive: see [`Port::rest`].
+    pub fn rest(&self) -> Result<(), ShmError> {
+        self.port(1 - self.side).rest()
     }
 
     /// A descriptor that is readable while a message is there or the other side has gone.

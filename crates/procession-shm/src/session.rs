@@ -15,6 +15,7 @@ use crate::objects::KindOps;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 use crate::processes::{Owner, Role};
 use crate::segment::Segment;
+use crate::watch;
 
 /// A process's membership in a session. It lives as long as the process: shared locks may be held in its memory.
 pub struct Session {
@@ -260,13 +261,16 @@ fn before_fork() {
             s.next_fork(reserved);
         }
     });
+    watch::before_fork();
 }
 
 fn after_fork_in_parent() {
+    watch::after_fork();
     NEXT_FORK.set(None);
 }
 
 fn after_fork_in_child() {
+    watch::after_fork();
     procession_sys::orphan::reset_after_fork();
     let slot = NEXT_FORK.take();
     each(|s| {

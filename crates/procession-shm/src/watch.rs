@@ -4,9 +4,10 @@
 //! that makes it non-empty look up the watchers and ring each by name (see [`procession_sys::notify`]). The reader takes the
 //! rings when it has found the object empty, and looks once more afterwards.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use procession_sys::notify::{Bell, Listener};
 
@@ -35,14 +36,26 @@ impl Watch {
     pub fn raw_fd(&self) -> i32 {
         self.fd
     }
+}
 
-    /// Takes the rings that have come.
-    pub fn clear(&self) {
-        self.listener
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-    }
+/// The listeners. Everything that locks one of them has this lock, so that a fork needs to wait for no other.
+fn listeners() -> MutexGuard<'static, Watches> {
+    let all = LISTENERS.get_or_init(Mutex::default);
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+thread_local! {
+    static FORKING: RefCell<Option<MutexGuard<'static, Watches>>> = const { RefCell::new(None) };
+}
+
+/// Before a fork: waits until no other thread is changing the listeners, which the child would find locked for ever.
+pub(crate) fn before_fork() {
+    FORKING.with_borrow_mut(|f| *f = Some(listeners()));
+}
+
+/// After it, in parent and child.
+pub(crate) fn after_fork() {
+    FORKING.with_borrow_mut(Option::take);
 }
 
 fn name(session: &Session, member: u32, object: u32) -> String {
@@ -56,8 +69,7 @@ pub fn watch(
 ) -> Result<Arc<Watch>, ShmError> {
     let session = handle.session();
     let me = session.me()?.word();
-    let all = LISTENERS.get_or_init(Mutex::default);
-    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = listeners();
     let key = (session.id(), handle.index(), handle.generation());
     let known = all.get(&key).cloned();
     let watch = match known {
@@ -102,38 +114,31 @@ pub fn emptied(
     handle: &Handle,
     readable: impl Fn() -> Result<bool, ShmError>,
 ) -> Result<(), ShmError> {
-    let Some(all) = LISTENERS.get() else {
-        return Ok(());
-    };
-    let key = (handle.session().id(), handle.index(), handle.generation());
+    let (session, me) = (handle.session(), handle.session().me()?.word());
+    let all = listeners();
+    let key = (session.id(), handle.index(), handle.generation());
+    // After a fork the parent's rings come to the same socket, until this process has made its own.
     let Some(watch) = all
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
         .get(&key)
-        .cloned()
+        .filter(|w| w.member.load(Ordering::Relaxed) == me)
     else {
         return Ok(());
     };
-    watch.clear();
+    let listener = watch
+        .listener
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    listener.clear();
+    drop(listener);
     if readable()? {
-        ring_one(
-            handle.session(),
-            handle.session().me()?.word(),
-            handle.index(),
-        );
+        ring_one(session, me, handle.index());
     }
     Ok(())
 }
 
 /// Drops this process's watch, when its last handle goes.
 pub fn forget(session: &'static Session, index: u32, entry: &'static Entry) {
-    if let Some(all) = LISTENERS.get() {
-        all.lock().unwrap_or_else(PoisonError::into_inner).remove(&(
-            session.id(),
-            index,
-            entry.generation(),
-        ));
-    }
+    listeners().remove(&(session.id(), index, entry.generation()));
 }
 
 /// Rings everybody who watches the object.

@@ -9,7 +9,7 @@ use procession_sys::clock::Deadline;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::Wake;
 use crate::objects::{Entry, Handle, KindOps};
-use crate::primitive::Ordering;
+use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::session::Session;
 use crate::wait::{Check, Wait, WaitKind, notify};
@@ -128,6 +128,7 @@ impl Ring {
             reader: index,
             owner: BlockOwner::object(index),
             body: self.body,
+            writer: None,
         }
     }
 }
@@ -141,6 +142,8 @@ pub struct Port<'h> {
     /// Whose the ring's blocks are.
     pub(crate) owner: BlockOwner,
     pub(crate) body: &'static RingBody,
+    /// The end that writes, where there is one: once nobody holds it, nothing comes any more.
+    pub(crate) writer: Option<&'static AtomicU64>,
 }
 
 impl Port<'_> {
@@ -248,9 +251,27 @@ impl Port<'_> {
             Ok((!self.body.is_empty() || closed()?).then_some(()))
         }) {
             Ok(()) => Ok(true),
-            Err(WaitError::TimedOut) => Ok(false),
+            Err(WaitError::TimedOut) => self.rest().map(|()| false).map_err(WaitError::from),
             Err(other) => Err(other),
         }
+    }
+
+    /// Has a reader something to do: take a message, or learn that none will come?
+    fn is_readable(&self) -> bool {
+        !self.body.is_empty()
+            || self.writer.is_some_and(|w| {
+                let word = w.load(Ordering::Acquire);
+                !self.session().exists(word as u32, (word >> 32) as u32)
+            })
+    }
+
+    /// Found empty by a process that watches it: what it was rung for has been taken by another one.
+    #[inline]
+    pub fn rest(&self) -> Result<(), ShmError> {
+        if self.handle.entry().watchers.load(Ordering::Relaxed) != 0 {
+            watch::emptied(self.handle, || Ok(self.is_readable()))?;
+        }
+        Ok(())
     }
 
     /// Lets nothing more be put in. Under the writers' guard, so that a put either came before, and will be got, or fails.

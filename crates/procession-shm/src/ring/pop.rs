@@ -21,6 +21,7 @@ impl Port<'_> {
     ) -> Result<Option<T>, WaitError> {
         let (session, body) = (self.session(), self.body);
         if body.is_empty() {
+            self.rest()?;
             return Ok(None);
         }
         let mut txn = body.get.lock_within(session, wait)?;
@@ -101,7 +102,7 @@ impl Port<'_> {
         }
         crash_point!("ring.pop.left");
         if watched && empty {
-            watch::emptied(self.handle, || Ok(!body.is_empty()))?;
+            watch::emptied(self.handle, || Ok(self.is_readable()))?;
         }
         match got {
             Some(got) => Ok(Some(got)),
