@@ -44,7 +44,6 @@ pub mod ring;
 pub mod segment;
 #[cfg(not(loom))]
 pub mod session;
-#[cfg(not(loom))]
 pub mod sync;
 #[cfg(not(loom))]
 pub mod wait;

@@ -10,11 +10,12 @@ use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::{Gate, Wake};
 use crate::objects::{Entry, Handle, KindOps};
-use crate::primitive::{AtomicU32, AtomicU64, Ordering};
+use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::ring::expect_kind;
 use crate::segment::Shared;
 use crate::session::Session;
+use crate::sync::word::TicketWord;
 use crate::wait::{Check, Wait, WaitKind, notify};
 
 /// The kind.
@@ -22,9 +23,6 @@ pub const CONDITION: u8 = 7;
 
 /// Waiters that one condition can have at a time.
 pub(super) const WAITERS: u64 = 4096;
-
-/// In a ticket: the waiter was notified.
-const GRANTED: u32 = 1 << 31;
 
 pub(super) static OPS: KindOps = KindOps {
     number: CONDITION,
@@ -54,14 +52,14 @@ struct ConditionBody {
     /// Tickets before this one are no longer waited on.
     oldest: AtomicU64,
     gate: Gate,
-    tickets: [AtomicU32; WAITERS as usize],
+    tickets: [TicketWord; WAITERS as usize],
 }
 
 // SAFETY: repr(C) of atomics, an array of them, and a gate.
 unsafe impl Shared for ConditionBody {}
 
 impl ConditionBody {
-    fn ticket(&self, number: u64) -> &AtomicU32 {
+    fn ticket(&self, number: u64) -> &TicketWord {
         &self.tickets[(number % WAITERS) as usize]
     }
 
@@ -73,8 +71,9 @@ impl ConditionBody {
     }
 
     fn waiters(&self) -> u64 {
-        self.open().filter(|n| matches!(self.ticket(*n).load(Ordering::Relaxed), w if w != 0 && w & GRANTED == 0)).count()
-            as u64
+        self.open()
+            .filter(|n| self.ticket(*n).waiting() != 0)
+            .count() as u64
     }
 
     fn grant(&self, session: &Session, mut count: u64) -> u64 {
@@ -84,13 +83,8 @@ impl ConditionBody {
                 break;
             }
             let ticket = self.ticket(number);
-            let word = ticket.load(Ordering::Acquire);
-            if word != 0
-                && word & GRANTED == 0
-                && Owner::from_word(word).is_some_and(|o| session.is_alive(o))
-                && ticket
-                    .compare_exchange(word, word | GRANTED, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok()
+            let waiter = ticket.waiting();
+            if Owner::from_word(waiter).is_some_and(|o| session.is_alive(o)) && ticket.grant(waiter)
             {
                 crash_point!("condition.grant.one");
                 count -= 1;
@@ -106,17 +100,11 @@ impl ConditionBody {
     fn forget(&self, session: &Session, dead: Owner) {
         for number in self.open() {
             let ticket = self.ticket(number);
-            // Somebody may grant it while we take it; nobody does once it is gone.
-            let granted = dead.word() | GRANTED;
-            if ticket
-                .compare_exchange(dead.word(), 0, Ordering::SeqCst, Ordering::Relaxed)
-                .is_err()
-                && ticket.load(Ordering::Acquire) == granted
-            {
+            if ticket.is_inherited_from(dead.word()) {
                 // Passed on first: if we die in between, it is passed on again, and a waiter wakes that need not.
                 self.grant(session, 1);
                 crash_point!("condition.forget.passed");
-                ticket.store(0, Ordering::SeqCst);
+                ticket.leave(dead.word());
             }
         }
     }
@@ -181,7 +169,7 @@ impl Condition {
         let body = self.body;
         let mut oldest = body.oldest.load(Ordering::Acquire);
         let next = body.next.load(Ordering::Acquire);
-        while oldest < next && body.ticket(oldest).load(Ordering::Acquire) == 0 {
+        while oldest < next && body.ticket(oldest).is_empty() {
             oldest += 1;
         }
         body.oldest.store(oldest, Ordering::Release);
@@ -194,7 +182,7 @@ impl Condition {
         let word = self.handle.session().me()?.word();
         let number = body.next.fetch_add(1, Ordering::SeqCst);
         crash_point!("condition.enlist.drawn");
-        body.ticket(number).store(word, Ordering::SeqCst);
+        body.ticket(number).enlist(word);
         crash_point!("condition.enlist.stored");
         Ok(Ticket {
             condition: self.clone(),
@@ -217,9 +205,8 @@ impl Ticket {
         let mut wait =
             Wait::new(handle.session(), handle.index(), WaitKind::Signal, deadline).checked(check);
         let ticket = body.ticket(self.number);
-        let granted = self.word | GRANTED;
         wait.until(&body.gate, || {
-            Ok((ticket.load(Ordering::Acquire) == granted).then_some(()))
+            Ok(ticket.is_granted(self.word).then_some(()))
         })
     }
 
@@ -229,9 +216,7 @@ impl Ticket {
     }
 
     fn take(&self) -> bool {
-        let ticket = self.condition.body.ticket(self.number);
-        let was = ticket.load(Ordering::Acquire);
-        was & !GRANTED == self.word && ticket.swap(0, Ordering::SeqCst) & GRANTED != 0
+        self.condition.body.ticket(self.number).leave(self.word)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::processes::Owner;
 use crate::ring::expect_kind;
 use crate::segment::Shared;
 use crate::session::Session;
+use crate::sync::word::LockWord;
 use crate::wait::{Check, Wait, WaitKind, notify};
 
 /// The kind.
@@ -27,12 +28,11 @@ pub(super) static OPS: KindOps = KindOps {
     dropped: |_, _, _| {},
     died: |s, _, e, dead| {
         let body = body(s, e)?;
-        if body.word.load(Ordering::Acquire) == dead.word() {
+        if body.word.owner() == dead.word() {
             // Counted before it is freed: the next owner is told even if we die in between.
             body.recoveries.fetch_add(1, Ordering::SeqCst);
             crash_point!("lock.recover.counted");
-            let _ =
-                body.word.compare_exchange(dead.word(), 0, Ordering::SeqCst, Ordering::Relaxed);
+            body.word.free_of(dead.word());
             crash_point!("lock.recover.freed");
             notify(&body.gate, Wake::All);
         }
@@ -42,7 +42,7 @@ pub(super) static OPS: KindOps = KindOps {
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {
             vec![
-                ("owner", u64::from(b.word.load(Ordering::Relaxed))),
+                ("owner", u64::from(b.word.owner())),
                 (
                     "recoveries",
                     u64::from(b.recoveries.load(Ordering::Relaxed)),
@@ -61,7 +61,7 @@ fn body(session: &Session, entry: &Entry) -> Result<&'static LockBody, Corrupt> 
 #[derive(Debug)]
 struct LockBody {
     /// 0 free, else the owner's word.
-    word: AtomicU32,
+    word: LockWord,
     /// How often an owner died and the lock was freed for the others.
     recoveries: AtomicU32,
     /// The value of `recoveries` that an acquirer has been told of.
@@ -107,11 +107,7 @@ impl Lock {
     pub fn try_acquire(&self) -> Result<bool, ShmError> {
         let me = self.handle.session().me()?.word();
         crash_point!("lock.acquire.before");
-        let got = self
-            .body
-            .word
-            .compare_exchange(0, me, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok();
+        let got = self.body.word.try_take(me);
         crash_point!("lock.acquire.after");
         Ok(got)
     }
@@ -131,7 +127,7 @@ impl Lock {
     #[inline]
     pub fn release(&self) -> bool {
         crash_point!("lock.release.before");
-        if self.body.word.swap(0, Ordering::SeqCst) == 0 {
+        if !self.body.word.free() {
             return false;
         }
         crash_point!("lock.release.after");
@@ -141,12 +137,12 @@ impl Lock {
 
     /// Is it taken?
     pub fn is_locked(&self) -> bool {
-        self.body.word.load(Ordering::Acquire) != 0
+        self.body.word.owner() != 0
     }
 
     /// Who has it.
     pub fn owner(&self) -> Option<Owner> {
-        Owner::from_word(self.body.word.load(Ordering::Acquire))
+        Owner::from_word(self.body.word.owner())
     }
 
     /// Does this process have it?

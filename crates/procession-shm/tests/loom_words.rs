@@ -1,0 +1,322 @@
+//! Models: every interleaving of a few threads, with every order of memory accesses that the hardware may choose.
+//!
+//! Run by `make test-loom`. They use the core's own gate and words; the kernel's futex is modelled. Whether a model could
+//! fail at all is shown by the ones that leave something out and must.
+#![cfg(loom)]
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+use procession_shm::gate::{Gate, Wake};
+use procession_shm::sync::word::{LockWord, TicketWord};
+
+/// The kernel's queue of sleepers of one word.
+#[derive(Default)]
+struct Futex {
+    /// Sleepers, and how many of them have been woken and have not noticed yet.
+    queue: Mutex<(u32, u32)>,
+    bell: Condvar,
+}
+
+impl Futex {
+    fn wait(&self, word: &AtomicU32, expected: u32) {
+        let mut queue = self.queue.lock().unwrap();
+        if word.load(Ordering::SeqCst) != expected {
+            return;
+        }
+        queue.0 += 1;
+        while queue.1 == 0 {
+            queue = self.bell.wait(queue).unwrap();
+        }
+        queue.1 -= 1;
+    }
+
+    fn wake(&self, count: u32) -> usize {
+        let mut queue = self.queue.lock().unwrap();
+        let woken = queue.0.min(count);
+        queue.0 -= woken;
+        queue.1 += woken;
+        drop(queue);
+        self.bell.notify_all();
+        woken as usize
+    }
+}
+
+/// Where threads wait for what they need.
+#[derive(Default)]
+struct Place {
+    gate: Gate,
+    futex: Futex,
+}
+
+impl Place {
+    fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let seq = self.gate.prepare();
+            if let Some(value) = ready() {
+                return value;
+            }
+            self.futex.wait(self.gate.word(), seq);
+        }
+    }
+
+    fn notify(&self, wake: Wake) {
+        self.gate.notify(wake, |_, count| self.futex.wake(count));
+    }
+}
+
+/// Takes one of `items` if there is one.
+fn take(items: &AtomicU32) -> Option<()> {
+    items
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
+        .ok()
+        .map(|_| ())
+}
+
+#[test]
+fn a_sleeper_sees_what_it_waits_for() {
+    loom::model(|| {
+        let place = Arc::new(Place::default());
+        let is_set = Arc::new(AtomicU32::new(0));
+        let waker = thread::spawn({
+            let (place, is_set) = (place.clone(), is_set.clone());
+            move || {
+                is_set.store(1, Ordering::Relaxed);
+                place.notify(Wake::All);
+            }
+        });
+        place.until(|| (is_set.load(Ordering::Relaxed) == 1).then_some(()));
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn two_sleepers_are_both_woken_by_all() {
+    loom::model(|| {
+        let place = Arc::new(Place::default());
+        let is_set = Arc::new(AtomicU32::new(0));
+        let sleeper = thread::spawn({
+            let (place, is_set) = (place.clone(), is_set.clone());
+            move || place.until(|| (is_set.load(Ordering::Relaxed) == 1).then_some(()))
+        });
+        let waker = thread::spawn({
+            let (place, is_set) = (place.clone(), is_set.clone());
+            move || {
+                is_set.store(1, Ordering::Relaxed);
+                place.notify(Wake::All);
+            }
+        });
+        place.until(|| (is_set.load(Ordering::Relaxed) == 1).then_some(()));
+        sleeper.join().unwrap();
+        waker.join().unwrap();
+    });
+}
+
+/// The semaphore, and the queue's two gates: two items, each announced to one sleeper, under the guard.
+#[test]
+fn each_item_finds_a_sleeper() {
+    let mut model = loom::model::Builder::new();
+    // Three preemptions take a minute here, and have found nothing more.
+    model.preemption_bound = Some(model.preemption_bound.unwrap_or(2).min(2));
+    model.check(|| {
+        let place = Arc::new(Place::default());
+        let items = Arc::new(AtomicU32::new(0));
+        let sleeper = thread::spawn({
+            let (place, items) = (place.clone(), items.clone());
+            move || place.until(|| take(&items))
+        });
+        let waker = thread::spawn({
+            let (place, items) = (place.clone(), items.clone());
+            move || {
+                for _ in 0..2 {
+                    items.fetch_add(1, Ordering::Release);
+                    place.notify(Wake::One);
+                }
+            }
+        });
+        place.until(|| take(&items));
+        sleeper.join().unwrap();
+        waker.join().unwrap();
+    });
+}
+
+/// What [`Gate`] would be without its fences.
+struct Careless {
+    seq: AtomicU32,
+    sleepers: AtomicU32,
+    futex: Futex,
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_fences_a_wake_up_is_lost() {
+    loom::model(|| {
+        let place = Arc::new(Careless {
+            seq: AtomicU32::new(0),
+            sleepers: AtomicU32::new(0),
+            futex: Futex::default(),
+        });
+        let is_set = Arc::new(AtomicU32::new(0));
+        let waker = thread::spawn({
+            let (place, is_set) = (place.clone(), is_set.clone());
+            move || {
+                is_set.store(1, Ordering::Relaxed);
+                if place.sleepers.load(Ordering::Relaxed) != 0 {
+                    place.seq.fetch_add(1, Ordering::SeqCst);
+                    place.futex.wake(u32::MAX);
+                }
+            }
+        });
+        loop {
+            let seq = place.seq.load(Ordering::SeqCst);
+            place.sleepers.store(1, Ordering::SeqCst);
+            if is_set.load(Ordering::Relaxed) == 1 {
+                break;
+            }
+            place.futex.wait(&place.seq, seq);
+        }
+        waker.join().unwrap();
+    });
+}
+
+/// Two threads behind one lock word; a third one's death is noticed meanwhile.
+#[test]
+fn a_lock_lets_one_in_and_survives_its_owner() {
+    const DEAD: u32 = 9;
+    struct Locked {
+        word: LockWord,
+        place: Place,
+        inside: UnsafeCell<u32>,
+    }
+    fn work(locked: &Locked, me: u32) {
+        locked
+            .place
+            .until(|| locked.word.try_take(me).then_some(()));
+        // The model checker fails if two are in here at once.
+        locked.inside.with_mut(|n| unsafe { *n += 1 });
+        assert!(locked.word.free());
+        locked.place.notify(Wake::One);
+    }
+    loom::model(|| {
+        let locked = Arc::new(Locked {
+            word: LockWord::new(),
+            place: Place::default(),
+            inside: UnsafeCell::new(0),
+        });
+        assert!(locked.word.try_take(DEAD));
+        let other = thread::spawn({
+            let locked = locked.clone();
+            move || work(&locked, 2)
+        });
+        let recoverer = thread::spawn({
+            let locked = locked.clone();
+            move || {
+                assert!(locked.word.free_of(DEAD));
+                locked.place.notify(Wake::All);
+            }
+        });
+        work(&locked, 1);
+        other.join().unwrap();
+        recoverer.join().unwrap();
+        locked.inside.with(|n| assert_eq!(unsafe { *n }, 2));
+    });
+}
+
+/// A notification is for the waiter, or is passed on when the waiter has died, and is never gone or doubled.
+#[test]
+fn a_notification_reaches_somebody() {
+    const DEAD: u32 = 7;
+    const ALIVE: u32 = 8;
+    loom::model(|| {
+        let tickets = Arc::new([TicketWord::new(), TicketWord::new()]);
+        tickets[0].enlist(DEAD);
+        tickets[1].enlist(ALIVE);
+        let notifier = thread::spawn({
+            let tickets = tickets.clone();
+            // It does not know of the death yet.
+            move || tickets[0].grant(DEAD) || tickets[1].grant(ALIVE)
+        });
+        if tickets[0].is_inherited_from(DEAD) {
+            tickets[1].grant(ALIVE);
+            tickets[0].leave(DEAD);
+        }
+        assert!(notifier.join().unwrap(), "nobody was notified");
+        assert!(tickets[0].is_empty());
+        assert!(tickets[1].is_granted(ALIVE));
+        assert!(tickets[1].leave(ALIVE) && !tickets[1].leave(ALIVE));
+    });
+}
+
+/// The waiter gives up (its time is over) while it is notified: it is told, so that it can pass the notification on.
+#[test]
+fn whoever_gives_up_learns_of_the_notification() {
+    loom::model(|| {
+        let ticket = Arc::new(TicketWord::new());
+        ticket.enlist(5);
+        let notifier = thread::spawn({
+            let ticket = ticket.clone();
+            move || ticket.grant(5)
+        });
+        let had_come = ticket.leave(5);
+        assert_eq!(notifier.join().unwrap(), had_come);
+    });
+}
+
+/// The ring's commit protocol as its README has it: `tail` publishes a record, the read mark gives its place back. The
+/// orders of the accesses are those of `ring/push.rs` and `ring/pop.rs`.
+struct OneRecord {
+    tail: AtomicU32,
+    head: AtomicU32,
+    mark: AtomicU32,
+    record: UnsafeCell<u32>,
+    filled: Place,
+    drained: Place,
+}
+
+fn ring_of_one(mark: Ordering, tail: Ordering) {
+    let ring = Arc::new(OneRecord {
+        tail: AtomicU32::new(0),
+        head: AtomicU32::new(0),
+        mark: AtomicU32::new(0),
+        record: UnsafeCell::new(0),
+        filled: Place::default(),
+        drained: Place::default(),
+    });
+    let writer = thread::spawn({
+        let ring = ring.clone();
+        move || {
+            for n in 0..2 {
+                let is_free = || ring.mark.load(Ordering::Acquire) == n;
+                ring.drained.until(|| is_free().then_some(()));
+                ring.record.with_mut(|r| unsafe { *r = 10 + n });
+                ring.tail.store(n + 1, tail);
+                ring.filled.notify(Wake::One);
+            }
+        }
+    });
+    for n in 0..2 {
+        ring.filled
+            .until(|| (ring.tail.load(Ordering::Acquire) > n).then_some(()));
+        assert_eq!(ring.record.with(|r| unsafe { *r }), 10 + n);
+        ring.head.store(n + 1, Ordering::Release);
+        ring.mark.store(n + 1, mark);
+        ring.drained.notify(Wake::One);
+    }
+    assert_eq!(
+        ring.head.load(Ordering::Acquire),
+        ring.tail.load(Ordering::Acquire)
+    );
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_record_is_read_whole_and_written_over_only_when_read() {
+    loom::model(|| ring_of_one(Ordering::Release, Ordering::Release));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_tail_that_does_not_release_is_noticed() {
+    loom::model(|| ring_of_one(Ordering::Release, Ordering::Relaxed));
+}
