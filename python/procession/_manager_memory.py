@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from . import resource_tracker, shared_memory, util
+from ._manager_base import BaseManager
 from ._manager_protocol import ask_server
 from ._manager_server import Server
-from .managers import BaseManager
 
 
 class _SharedMemoryTracker:

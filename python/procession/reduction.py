@@ -12,11 +12,10 @@ import functools
 import io
 import pickle
 import socket
+import sys
 from abc import ABCMeta
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
-
-from . import _native, context
 
 __all__ = [
     "DupFd",
@@ -102,13 +101,19 @@ def _socket_of(conn: Any) -> socket.socket:
     return socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
 
+def _is_pipe_end(conn: Any) -> bool:
+    # Not imported for a program that has no pipes.
+    native = sys.modules.get(f"{__package__}._native")
+    return native is not None and isinstance(conn, native.PipeEnd)
+
+
 def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
     """Send a descriptor over a connection between processes of this machine.
 
     The end of a ``Pipe()`` has no socket that leads to its peer.  It sends where a duplicate of the
     descriptor can be had, so this process has to be there until the receiver has it.
     """
-    if isinstance(conn, _native.PipeEnd):
+    if _is_pipe_end(conn):
         from . import resource_sharer
 
         conn.send(resource_sharer.DupFd(handle))
@@ -119,7 +124,7 @@ def send_handle(conn: Any, handle: int, destination_pid: int | None) -> None:
 
 def recv_handle(conn: Any) -> int:
     """Receive a descriptor from a connection; it belongs to the caller."""
-    if isinstance(conn, _native.PipeEnd):
+    if _is_pipe_end(conn):
         from . import resource_sharer
 
         duplicate = conn.recv()
@@ -132,7 +137,10 @@ def recv_handle(conn: Any) -> int:
 
 def DupFd(fd: int) -> Any:
     """Return something picklable whose detach() gives ``fd`` in the process that has it."""
-    popen: Any = context.get_spawning_popen()
+    # Not above: the module of contexts imports this one, which is what their `reducer` is.
+    from .context import get_spawning_popen
+
+    popen: Any = get_spawning_popen()
     if popen is not None:
         return popen.DupFd(popen.duplicate_for_child(fd))
     from . import resource_sharer
