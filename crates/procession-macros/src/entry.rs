@@ -5,8 +5,8 @@ use quote::quote;
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, ItemFn, Result};
 
-pub(crate) fn expand_main(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    refuse_options(&options)?;
+pub(crate) fn expand_main(options: &TokenStream, item: TokenStream) -> Result<TokenStream> {
+    refuse_options(options)?;
     let mut function: ItemFn = syn::parse2(item)?;
     if function.sig.ident != "main" {
         let reason = "this attribute goes on the program's `main`; elsewhere, call `procession::init()` first thing";
@@ -27,8 +27,8 @@ pub(crate) fn expand_main(options: TokenStream, item: TokenStream) -> Result<Tok
     })
 }
 
-pub(crate) fn expand_test(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    refuse_options(&options)?;
+pub(crate) fn expand_test(options: &TokenStream, item: TokenStream) -> Result<TokenStream> {
+    refuse_options(options)?;
     let function: ItemFn = syn::parse2(item)?;
     if let Some(asyncness) = &function.sig.asyncness {
         let reason = "a test that starts processes is not async: block in it";

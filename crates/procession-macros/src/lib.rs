@@ -29,7 +29,7 @@ pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// When `main` returns, processes whose handles were dropped while they ran are waited for.
 #[proc_macro_attribute]
 pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
-    entry::expand_main(options.into(), item.into())
+    entry::expand_main(&options.into(), item.into())
         .unwrap_or_else(syn::Error::into_compile_error)
         .into()
 }
@@ -40,7 +40,7 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// arguments that select this one test, and the attribute makes it run its task there.
 #[proc_macro_attribute]
 pub fn test(options: TokenStream, item: TokenStream) -> TokenStream {
-    entry::expand_test(options.into(), item.into())
+    entry::expand_test(&options.into(), item.into())
         .unwrap_or_else(syn::Error::into_compile_error)
         .into()
 }

@@ -24,6 +24,8 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
         quote_spanned! {sent.span()=> ::procession::__private::assert_sendable::<#sent>(); }
     });
     Ok(quote! {
+        // Arguments that come from another process are the task's own, whatever it does with them.
+        #[allow(clippy::needless_pass_by_value)]
         #function
 
         const _: () = {
@@ -83,7 +85,8 @@ fn check(function: &ItemFn) -> Result<()> {
         return Err(Error::new(asyncness.span(), reason));
     }
     if let Some(parameter) = signature.generics.params.first() {
-        let reason = "a task is not generic: it is found by its name, which has to mean one function";
+        let reason =
+            "a task is not generic: it is found by its name, which has to mean one function";
         return Err(Error::new(parameter.span(), reason));
     }
     if let Some(variadic) = &signature.variadic {
@@ -105,7 +108,8 @@ fn check(function: &ItemFn) -> Result<()> {
             }
             FnArg::Typed(argument) => match &*argument.ty {
                 Type::Reference(reference) => {
-                    let reason = "an argument of a task is sent to another process: take it by value";
+                    let reason =
+                        "an argument of a task is sent to another process: take it by value";
                     return Err(Error::new(reference.span(), reason));
                 }
                 Type::ImplTrait(implementation) => {

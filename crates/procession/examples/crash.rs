@@ -19,7 +19,10 @@ fn main() -> Result<(), PoolError> {
         match result {
             Ok(value) => println!("{x}: {value}"),
             Err(PoolError::WorkerDied { exit, .. }) => {
-                println!("{x}: the worker died ({})", exit.map_or("nobody knows how".to_owned(), |e| e.to_string()));
+                println!(
+                    "{x}: the worker died ({})",
+                    exit.map_or("nobody knows how".to_owned(), |e| e.to_string())
+                );
             }
             Err(error) => println!("{x}: {error}"),
         }

@@ -95,12 +95,15 @@ pub fn run_main<R>(main: fn() -> R) -> R {
 pub fn run_test<R>(path: &str, test: fn() -> R) -> R {
     let name = path.split_once("::").map_or(path, |(_, name)| name);
     let own = std::env::args_os().next().unwrap_or_default();
-    let choice = ["--exact", name, "--include-ignored", "--nocapture", "--test-threads=1"];
+    let choice = [
+        "--exact",
+        name,
+        "--include-ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ];
     enter(Door {
-        args: [own]
-            .into_iter()
-            .chain(choice.map(Into::into))
-            .collect(),
+        args: [own].into_iter().chain(choice.map(Into::into)).collect(),
         is_harness: true,
     });
     test()
@@ -159,7 +162,9 @@ fn run_errand(arrival: Arrival) -> Result<i32, ErrandError> {
     let ((errand, args), attached) = transit::decode(attached, || split::<Errand>(&bytes))?;
     let input = Input {
         bytes: args,
-        attached: attached.ok_or(SessionError::Gone).map_err(MessageError::from)?,
+        attached: attached
+            .ok_or(SessionError::Gone)
+            .map_err(MessageError::from)?,
     };
     if let Some(limit) = errand.memory_limit {
         procession_sys::limits::limit_growth(limit).map_err(ErrandError::Limit)?;

@@ -50,7 +50,7 @@ impl<S: Sendable, R: Sendable> Pipe<S, R> {
     /// Makes a pipe; the ends come as a pair.
     pub fn pair() -> Result<(Self, Pipe<R, S>), SessionError> {
         let (one, other) = pipe::create(home::session()?, "", true)?;
-        Ok((Self::of(one)?, Pipe::of(other)?))
+        Ok((Self::of(one), Pipe::of(other)))
     }
 }
 
@@ -58,7 +58,7 @@ impl<S: Sendable, R: Sendable, C: Codec> Pipe<S, R, C> {
     /// Makes a pipe with another codec than the usual one; the ends come as a pair.
     pub fn pair_with_codec() -> Result<(Self, Pipe<R, S, C>), SessionError> {
         let (one, other) = pipe::create(home::session()?, "", true)?;
-        Ok((Self::of(one)?, Pipe::of(other)?))
+        Ok((Self::of(one), Pipe::of(other)))
     }
 
     /// Sends a value, given as such or by reference. Waits only where the other side is megabytes behind.
@@ -127,11 +127,11 @@ impl<S: Sendable, R: Sendable, C: Codec> Pipe<S, R, C> {
 }
 
 impl<S, R, C> Pipe<S, R, C> {
-    fn of(end: PipeEnd) -> Result<Self, SessionError> {
-        Ok(Self {
+    fn of(end: PipeEnd) -> Self {
+        Self {
             end,
             types: PhantomData,
-        })
+        }
     }
 }
 
@@ -151,5 +151,5 @@ impl<S, R, C> std::fmt::Debug for Pipe<S, R, C> {
 }
 
 transit::travels!([S, R, C] Pipe<S, R, C>, |pipe| pipe.end.handle(), |handle| {
-    PipeEnd::of(handle).and_then(Pipe::of)
+    PipeEnd::of(handle).map(Pipe::of)
 });

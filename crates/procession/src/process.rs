@@ -179,6 +179,8 @@ impl Builder {
             entry::encode(&errand, to)?;
             known.encode(&args, to)
         })?;
+        // Shared objects in them are the child's from here on.
+        drop(args);
         let name = self.name.unwrap_or_else(|| numbered(known.short_name()));
         let child = launch::start(&program, &name, Role::Process, &message, parcel)?;
         Ok(Process {

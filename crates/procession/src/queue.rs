@@ -92,11 +92,8 @@ impl<T: Sendable> Queue<T> {
 impl<T: Sendable, C: Codec> Queue<T, C> {
     /// Makes a queue as described.
     pub fn with(options: Options) -> Result<Self, SessionError> {
-        Self::of(Ring::create(
-            home::session()?,
-            &options.name,
-            options.limits,
-        )?)
+        let Options { name, limits } = options;
+        Ok(Self::of(Ring::create(home::session()?, &name, limits)?))
     }
 
     /// Puts a message in, a value or a reference to one. Waits for room if the queue is bounded.
@@ -160,12 +157,8 @@ impl<T: Sendable, C: Codec> Queue<T, C> {
                 buffer.extend_from_slice(bytes);
                 block
             };
-            let block = port.get_unless(
-                deadline,
-                &mut || true,
-                &|| Ok(port.is_closed()),
-                &mut copy,
-            )?;
+            let block =
+                port.get_unless(deadline, &mut || true, &|| Ok(port.is_closed()), &mut copy)?;
             let (item, _) = transit::decode(transit::attached(block)?, || C::decode(buffer))?;
             Ok(item)
         })
@@ -222,11 +215,11 @@ impl<T: Sendable, C: Codec> Queue<T, C> {
 }
 
 impl<T, C> Queue<T, C> {
-    fn of(ring: Ring) -> Result<Self, SessionError> {
-        Ok(Self {
+    fn of(ring: Ring) -> Self {
+        Self {
             ring,
             types: PhantomData,
-        })
+        }
     }
 }
 
@@ -249,5 +242,5 @@ impl<T, C> std::fmt::Debug for Queue<T, C> {
 }
 
 transit::travels!([T, C] Queue<T, C>, |queue| queue.ring.handle(), |handle| {
-    Ring::of(handle).and_then(Queue::of)
+    Ring::of(handle).map(Queue::of)
 });

@@ -68,14 +68,18 @@ type Place<T> = &'static LocalKey<RefCell<Option<T>>>;
 /// The tickets of one value, in the place of those of the value around it, which come back at the end.
 struct Scope<T: 'static> {
     place: Place<T>,
-    /// `None` once it is back.
-    outer: Option<Option<T>>,
+    outer: Option<T>,
+    /// Is the outer one back?
+    is_over: bool,
 }
 
 impl<T> Scope<T> {
     fn enter(place: Place<T>, inner: T) -> Self {
-        let outer = Some(place.replace(Some(inner)));
-        Self { place, outer }
+        Self {
+            place,
+            outer: place.replace(Some(inner)),
+            is_over: false,
+        }
     }
 
     fn leave(mut self) -> Option<T> {
@@ -83,9 +87,11 @@ impl<T> Scope<T> {
     }
 
     fn end(&mut self) -> Option<T> {
-        self.outer
-            .take()
-            .and_then(|outer| self.place.replace(outer))
+        if self.is_over {
+            return None;
+        }
+        self.is_over = true;
+        self.place.replace(self.outer.take())
     }
 }
 

@@ -182,9 +182,7 @@ fn tickets_wait_each_for_its_own_result() {
     let pool = Pool::new(2).unwrap();
     let go = Event::new().unwrap();
     let mut slow = pool.submit(wait_for, go.clone()).unwrap();
-    let tickets: Vec<Ticket<u64>> = (0..100)
-        .map(|x| pool.submit(square, x).unwrap())
-        .collect();
+    let tickets: Vec<Ticket<u64>> = (0..100).map(|x| pool.submit(square, x).unwrap()).collect();
     // Asked in another order than they were made, from several threads.
     std::thread::scope(|scope| {
         for (x, ticket) in (0..100).rev().zip(tickets.into_iter().rev()) {

@@ -18,13 +18,11 @@ fn wait_for(event: Event) {
 }
 
 #[procession::task]
-fn fail(text: String) -> Result<(), String> {
-    Err(text)
-}
-
-#[procession::task]
-fn succeed() -> Result<u8, String> {
-    Ok(3)
+fn check(x: i64) -> Result<i64, String> {
+    if x < 0 {
+        return Err("on purpose".to_owned());
+    }
+    Ok(x + 3)
 }
 
 #[procession::task]
@@ -79,15 +77,15 @@ fn a_task_gets_its_arguments_and_its_process_ends() {
 
 #[procession::test]
 fn a_task_can_be_called_as_the_function_it_is() {
-    assert_eq!(succeed(), Ok(3));
-    assert_eq!([(); 2].map(|()| succeed()), [Ok(3), Ok(3)]);
+    assert_eq!(check(0), Ok(3));
+    assert_eq!([1, 2].map(check), [Ok(4), Ok(5)]);
 }
 
 #[procession::test]
 fn exit_codes_say_how_the_task_ended() {
     let exits = [
-        Process::spawn(succeed, ()),
-        Process::spawn(fail, "on purpose".to_owned()),
+        Process::spawn(check, 1),
+        Process::spawn(check, -1),
         Process::spawn(panics, ()),
         Process::spawn(exit_with, 7),
     ]
@@ -210,5 +208,6 @@ fn a_name_is_given_or_made_from_the_task() {
 
 /// Does the process exist, other than as a zombie?
 fn is_running(pid: u32) -> bool {
-    procession_sys::ident::ProcessId::of(pid).is_some_and(procession_sys::ident::ProcessId::is_alive)
+    procession_sys::ident::ProcessId::of(pid)
+        .is_some_and(procession_sys::ident::ProcessId::is_alive)
 }

@@ -33,12 +33,10 @@ fn add_up(numbers: Queue<u64>, sums: Queue<u64>) {
 #[procession::test]
 fn many_put_and_many_get_and_nothing_is_lost() {
     let (numbers, sums) = (Queue::bounded(100).unwrap(), Queue::new().unwrap());
-    let getters = [(); 2].map(|()| {
-        Process::spawn(add_up, (numbers.clone(), sums.clone())).unwrap()
-    });
-    let putters = [0, 1, 2].map(|i| {
-        Process::spawn(put_range, (numbers.clone(), i * 1000, (i + 1) * 1000)).unwrap()
-    });
+    let getters =
+        [(); 2].map(|()| Process::spawn(add_up, (numbers.clone(), sums.clone())).unwrap());
+    let putters = [0, 1, 2]
+        .map(|i| Process::spawn(put_range, (numbers.clone(), i * 1000, (i + 1) * 1000)).unwrap());
     putters.iter().for_each(finish);
     numbers.close().unwrap();
     getters.iter().for_each(finish);
@@ -92,7 +90,7 @@ fn large_messages_and_references_to_values() {
     let queue = Queue::<Vec<u8>>::new().unwrap();
     let large = vec![7; 5 << 20];
     queue.put(&large).unwrap();
-    queue.put(&Vec::new()).unwrap();
+    queue.put(Vec::new()).unwrap();
     assert_eq!(queue.get().unwrap(), large);
     assert!(queue.get().unwrap().is_empty());
 }
@@ -158,9 +156,15 @@ fn an_object_lives_on_in_a_message_that_nobody_has_taken_yet() {
 #[procession::test]
 fn a_shared_object_is_nothing_outside_of_its_session() {
     let error = serde_json::to_string(&Event::new().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("process of its session"), "{error}");
+    assert!(
+        error.to_string().contains("process of its session"),
+        "{error}"
+    );
     let error = serde_json::from_str::<Event>("0").unwrap_err();
-    assert!(error.to_string().contains("process of its session"), "{error}");
+    assert!(
+        error.to_string().contains("process of its session"),
+        "{error}"
+    );
 }
 
 #[procession::task]
@@ -229,9 +233,8 @@ fn count_up(lock: Lock, total: Queue<u64>, times: u64) {
 fn a_lock_keeps_processes_apart() {
     let (lock, total) = (Lock::new().unwrap(), Queue::new().unwrap());
     total.put(0).unwrap();
-    let processes = [(); 3].map(|()| {
-        Process::spawn(count_up, (lock.clone(), total.clone(), 200)).unwrap()
-    });
+    let processes =
+        [(); 3].map(|()| Process::spawn(count_up, (lock.clone(), total.clone(), 200)).unwrap());
     processes.iter().for_each(finish);
     assert_eq!(total.get().unwrap(), 600);
 }
@@ -297,7 +300,9 @@ fn die_at(barrier: Barrier) {
 #[procession::task]
 fn meet(barrier: Barrier, leaders: Queue<bool>) {
     for _ in 0..3 {
-        leaders.put(barrier.wait().expect("all come")).expect("open");
+        leaders
+            .put(barrier.wait().expect("all come"))
+            .expect("open");
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use procession_engine::launch::{self, Program};
-use procession_engine::pool::{self as engine, Action, JobId, Until, WorkerId, Woken};
+use procession_engine::pool::{self as engine, Action, JobId, Until, Woken, WorkerId};
 use procession_engine::process::Child;
 use procession_shm::WaitError;
 use procession_shm::processes::Role;
@@ -22,10 +22,12 @@ use crate::transit;
 
 const SIGKILL: i32 = 9;
 
+type WriteArgs = dyn Fn(&mut Vec<u8>) -> Result<(), CodecError> + Send + Sync;
+
 /// What every worker runs first.
 pub(super) struct Initializer {
     pub(super) task: &'static str,
-    pub(super) args: Box<dyn Fn(&mut Vec<u8>) -> Result<(), CodecError> + Send + Sync>,
+    pub(super) args: Box<WriteArgs>,
 }
 
 impl std::fmt::Debug for Initializer {
@@ -148,7 +150,13 @@ impl Crew {
             initializer.as_ref().map_or(Ok(()), |i| (i.args)(to))
         })?;
         let name = format!("{name}-{}", worker.0);
-        Ok(launch::start(program, &name, Role::Worker, &message, parcel)?)
+        Ok(launch::start(
+            program,
+            &name,
+            Role::Worker,
+            &message,
+            parcel,
+        )?)
     }
 
     /// Waits for outcomes of a job, tending the workers meanwhile. False when the deadline came first.

@@ -98,7 +98,9 @@ fn exit(code: i32) -> Exit {
 impl PoolError {
     pub(super) fn failed(item: u64, failure: Failure) -> Self {
         match failure {
-            Failure::WorkerDied { pid, exit: code, .. } => Self::WorkerDied {
+            Failure::WorkerDied {
+                pid, exit: code, ..
+            } => Self::WorkerDied {
                 item,
                 pid,
                 exit: code.map(exit),

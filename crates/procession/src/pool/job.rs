@@ -46,6 +46,9 @@ pub(super) fn result<R: Sendable>(
     }
 }
 
+/// The result of an item, and its number.
+pub(super) type Numbered<R> = (u64, Result<R, PoolError>);
+
 /// A job in progress. Dropped, it is forgotten: items that nobody has begun are not run.
 #[derive(Debug)]
 pub(super) struct Job<'a, R> {
@@ -143,7 +146,7 @@ impl<'a, R: Sendable> Job<'a, R> {
     }
 
     /// The next outcome, waiting for it; `None` if all items that were fed have been collected.
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Result<R, PoolError>)>, PoolError> {
+    pub(super) fn next(&mut self) -> Result<Option<Numbered<R>>, PoolError> {
         let engine = &self.crew.engine;
         while self.outstanding() > 0 {
             let (collected, until) = match self.order {
@@ -202,7 +205,7 @@ impl<'a, I: Iterator<Item: Sendable>, R: Sendable> Stream<'a, I, R> {
 }
 
 impl<I: Iterator<Item: Sendable>, R: Sendable> Iterator for Stream<'_, I, R> {
-    type Item = (u64, Result<R, PoolError>);
+    type Item = Numbered<R>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.over {

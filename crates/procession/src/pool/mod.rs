@@ -189,9 +189,7 @@ impl<'a> Calls<'a> {
     ) -> Result<Vec<F::Output>, PoolError> {
         let known = registry::lookup(task)?;
         let items = items.into_iter();
-        /// An iterator may promise more than there is memory for.
-        const EXPECTED: usize = 1 << 16;
-        let expected = items.size_hint().0.min(EXPECTED);
+        let expected = items.size_hint().0.min(MOST_EXPECTED);
         let mut job = Job::new(self.crew, known, self.settings, Order::InOrder, None)?;
         let mut results = Vec::with_capacity(expected);
         for item in items {
@@ -267,9 +265,15 @@ impl<'a> Calls<'a> {
         args: F::Args,
     ) -> Result<Ticket<F::Output>, PoolError> {
         let known = registry::lookup(task)?;
-        Ticket::submit(self.crew, known, self.settings, &args)
+        let ticket = Ticket::submit(self.crew, known, self.settings, &args)?;
+        // Shared objects in them are the task's from here on.
+        drop(args);
+        Ok(ticket)
     }
 }
+
+/// Results that room is made for beforehand: an iterator may promise more than there is memory for.
+const MOST_EXPECTED: usize = 1 << 16;
 
 /// How a pool is started.
 #[derive(Debug)]

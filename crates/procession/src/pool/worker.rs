@@ -57,18 +57,15 @@ pub(crate) fn work(
 ) -> Result<i32, WorkError> {
     let id = WorkerId(assignment.worker);
     let mut worker = engine::Worker::join(assignment.board.0, id)?;
-    match assignment.initializer {
-        Some(name) => {
-            let known = registry::named(&name).ok_or(WorkError::Unknown(name))?;
-            let code = known.run(input)?;
-            if code != 0 {
-                return Ok(code);
-            }
+    if let Some(name) = assignment.initializer {
+        let known = registry::named(&name).ok_or(WorkError::Unknown(name))?;
+        let code = known.run(input)?;
+        if code != 0 {
+            return Ok(code);
         }
-        None => {
-            drop(input);
-            Arrival::settled(session)?;
-        }
+    } else {
+        drop(input);
+        Arrival::settled(session)?;
     }
     catch_messages();
     let mut function = None;
@@ -134,7 +131,12 @@ thread_local! {
 fn catch_messages() {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or("a value that is no text");
+        let payload = panic.payload();
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("a value that is no text");
         let text = match panic.location() {
             Some(place) => format!("{text} (at {place})"),
             None => text.to_owned(),
