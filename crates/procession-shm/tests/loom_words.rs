@@ -193,7 +193,7 @@ fn a_lock_lets_one_in_and_survives_its_owner() {
         locked
             .place
             .until(|| locked.word.try_take(me).then_some(()));
-        // The model checker fails if two are in here at once.
+        // SAFETY: the lock is held; the model checker fails if two are in here at once.
         locked.inside.with_mut(|n| unsafe { *n += 1 });
         assert!(locked.word.free());
         locked.place.notify(Wake::One);
@@ -219,6 +219,7 @@ fn a_lock_lets_one_in_and_survives_its_owner() {
         work(&locked, 1);
         other.join().unwrap();
         recoverer.join().unwrap();
+        // SAFETY: the other threads have been joined.
         locked.inside.with(|n| assert_eq!(unsafe { *n }, 2));
     });
 }
@@ -289,6 +290,7 @@ fn ring_of_one(mark: Ordering, tail: Ordering) {
             for n in 0..2 {
                 let is_free = || ring.mark.load(Ordering::Acquire) == n;
                 ring.drained.until(|| is_free().then_some(()));
+                // SAFETY: what the protocol is to ensure, and the model checker checks.
                 ring.record.with_mut(|r| unsafe { *r = 10 + n });
                 ring.tail.store(n + 1, tail);
                 ring.filled.notify(Wake::One);
@@ -298,6 +300,7 @@ fn ring_of_one(mark: Ordering, tail: Ordering) {
     for n in 0..2 {
         ring.filled
             .until(|| (ring.tail.load(Ordering::Acquire) > n).then_some(()));
+        // SAFETY: as above.
         assert_eq!(ring.record.with(|r| unsafe { *r }), 10 + n);
         ring.head.store(n + 1, Ordering::Release);
         ring.mark.store(n + 1, mark);

@@ -94,7 +94,12 @@ pub(crate) fn run(root: &Path) -> Result<Report> {
     }
     let package: Vec<&Source> = sources
         .iter()
-        .filter(|source| source.path.starts_with("python/") && has_extension(&source.path, "py"))
+        .filter(|source| source.path.starts_with("python/"))
+        .filter(|source| {
+            ["py", "pyi"]
+                .iter()
+                .any(|kind| has_extension(&source.path, kind))
+        })
         .collect();
     findings.extend(python::check(&package)?);
     findings.sort();

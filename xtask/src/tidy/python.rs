@@ -118,9 +118,10 @@ fn targets(import: &Import, is_module: impl Fn(&str) -> bool) -> Vec<String> {
     import.names.iter().map(load).collect()
 }
 
-/// `python/a/b.py` is `a.b`; `python/a/__init__.py` is `a`.
+/// `python/a/b.py` is `a.b`; `python/a/__init__.py` is `a`. A stub stands for its compiled module.
 fn module_name(path: &str) -> String {
-    let inner = path.trim_start_matches("python/").trim_end_matches(".py");
+    let inner = path.trim_start_matches("python/");
+    let inner = inner.trim_end_matches(".pyi").trim_end_matches(".py");
     inner.trim_end_matches("/__init__").replace('/', ".")
 }
 
@@ -236,6 +237,16 @@ mod tests {
             ),
         ]);
         assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn a_compiled_module_is_known_by_its_stub() {
+        let found = findings(&[
+            ("python/procession/__init__.py", "from .a import f\n"),
+            ("python/procession/_native.pyi", "from typing import Any\n"),
+            ("python/procession/a.py", "from . import _native\n"),
+        ]);
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]
