@@ -173,7 +173,7 @@ conformance: install
 	fi
 
 .PHONY: bench
-bench: install
+bench: install $(VENV)/bench-installed
 	$(call say,Benchmarks)
 	@if test -f benches/run.py; then \
 		$(BIN)/python benches/run.py $(BENCH); \

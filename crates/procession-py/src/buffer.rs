@@ -4,7 +4,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use procession_shm::Session;
 use procession_shm::memory::Memory;
@@ -15,6 +15,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::received::Received;
 use crate::{codec, errors, life};
 
 /// The session behind a pointer that came from a leaked one.
@@ -58,8 +59,8 @@ enum Memories {
     Shared(Memory),
     /// A private view of a shared object: what is written to it is seen here alone.
     View { view: PrivateView, _memory: Memory },
-    /// A block that is this process's own, freed with the buffer.
-    Own { session: &'static Session, at: u64, len: u64 },
+    /// A block that came with a message.
+    Own(Arc<Received>),
 }
 
 /// Shared memory with Python's buffer protocol.
@@ -74,7 +75,8 @@ pub(crate) struct BlockBuffer {
 impl BlockBuffer {
     /// A buffer over a block that this process owns.
     pub(crate) fn own(session: &'static Session, at: u64, len: u64) -> Self {
-        Self { memory: OnceLock::from(Memories::Own { session, at, len }) }
+        let received = Received::new(session, at, len);
+        Self { memory: OnceLock::from(Memories::Own(received)) }
     }
 
     /// A private view of shared memory.
@@ -89,22 +91,9 @@ impl BlockBuffer {
             None => return Err(PyValueError::new_err("the buffer has no memory")),
             Some(Memories::Shared(m)) => (m.pointer().map_err(errors::shm)?, m.len()),
             Some(Memories::View { view, .. }) => (view.base(), view.len() as u64),
-            Some(Memories::Own { session, at, len }) => {
-                (session.segment().pointer(*at, *len).map_err(errors::corrupt)?, *len)
-            }
+            Some(Memories::Own(received)) => received.span().map_err(errors::corrupt)?,
         };
         Ok((pointer.as_ptr(), len))
-    }
-}
-
-impl Drop for BlockBuffer {
-    fn drop(&mut self) {
-        if let Some(Memories::Own { session, at, .. }) = self.memory.get()
-            && session.current().is_some()
-            && session.owns(*at)
-        {
-            let _ = session.free_block(*at);
-        }
     }
 }
 

@@ -14,6 +14,7 @@ mod life;
 mod pipe;
 mod pool;
 mod queue;
+mod received;
 mod sync;
 mod tools;
 
@@ -22,6 +23,9 @@ use pyo3::prelude::*;
 /// The compiled part of the package.
 #[pymodule]
 mod _native {
+    use pyo3::prelude::*;
+    use pyo3::types::PyDict;
+
     #[pymodule_export]
     use crate::buffer::BlockBuffer;
     #[pymodule_export]
@@ -30,7 +34,7 @@ mod _native {
     use crate::tools::cli;
     #[pymodule_export]
     use crate::life::{
-        after_fork_in_child, child_abandoned, child_exited, child_ready, child_started, ensure_session, enter_child,
+        after_fork_in_child, before_fork, child_abandoned, child_exited, child_ready, child_started, ensure_session, enter_child,
         exit_status, fork_into, guard_orphan, leave, orphaned, prepare_child, session_fd, session_info, settled,
         sweep, trim, wait_exit,
     };
@@ -42,4 +46,14 @@ mod _native {
     use crate::queue::{QueueCore, wait_ready};
     #[pymodule_export]
     use crate::sync::{BarrierCore, ConditionCore, EventCore, LockCore, RLockCore, SemaphoreCore, Waiter};
+
+    /// Whoever forks through Python: received buffers are passed on to the child.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let hooks = PyDict::new(module.py());
+        hooks.set_item("before", module.getattr("before_fork")?)?;
+        hooks.set_item("after_in_child", module.getattr("after_fork_in_child")?)?;
+        module.py().import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+        Ok(())
+    }
 }

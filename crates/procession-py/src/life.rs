@@ -75,6 +75,8 @@ pub(crate) fn session_fd(py: Python<'_>) -> PyResult<i32> {
 #[pyfunction]
 pub(crate) fn prepare_child(py: Python<'_>, name: &str, role: &str) -> PyResult<u32> {
     let role = Role::named(role).ok_or_else(|| PyValueError::new_err(format!("no role {role:?}")))?;
+    // What is shared after this the child would not hold.
+    crate::received::before_fork();
     Ok(session(py)?.reserve(name, role).map_err(errors::shm)?.word())
 }
 
@@ -192,9 +194,17 @@ fn poll_exit(py: Python<'_>, pidfd: i32, deadline: Deadline) -> PyResult<bool> {
     }
 }
 
-/// After a plain `os.fork()`: the session's own hooks have done what is needed.
+/// Before `os.fork()`: what this process alone has received is made something that the child can hold.
 #[pyfunction]
-pub(crate) fn after_fork_in_child() {}
+pub(crate) fn before_fork() {
+    crate::received::before_fork();
+}
+
+/// After `os.fork()` in the child. That it is a member of the session is the work of hooks beneath Python.
+#[pyfunction]
+pub(crate) fn after_fork_in_child() {
+    crate::received::after_fork_in_child();
+}
 
 /// Looks for dead members and recovers what they held, now.
 #[pyfunction]

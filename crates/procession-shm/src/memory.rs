@@ -42,6 +42,13 @@ impl Memory {
         })
     }
 
+    /// Makes one of a block of this process, which keeps its contents and is the object's from then on.
+    pub fn of_block(session: &'static Session, at: u64) -> Result<Self, ShmError> {
+        Ok(Self {
+            handle: session.register_object(KIND, at, "", None)?,
+        })
+    }
+
     /// The memory that a handle means.
     pub fn of(handle: Handle) -> Result<Self, ShmError> {
         expect_kind(&handle, &OPS)?;

@@ -1,4 +1,4 @@
-//! The table of shared objects, and who holds which.
+//! The table of shared objects.
 //!
 //! An object exists for as long as something refers to it: the hold record of a process, a ticket (a block on its way in a
 //! message), or another object. `refs` counts these; it is only changed under the objects guard, in the same section as the
@@ -10,10 +10,12 @@ use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
 use crate::guard::Txn;
+pub use crate::holds::{HELD, Hold, WATCHES};
 use crate::primitive::{AtomicU64, Ordering};
-use crate::processes::{Owner, load_text, store_text};
+use crate::processes::Owner;
 use crate::segment::Shared;
 use crate::session::Session;
+use crate::text::{load_text, store_text};
 
 /// What a kind of object does at the turning points of its life. The tables below know no kind by name.
 pub struct KindOps {
@@ -65,23 +67,6 @@ const _: () = assert!(size_of::<Entry>() as u64 == crate::layout::Geometry::ENTR
 const LIVE: u64 = 1;
 const DYING: u64 = 2;
 
-/// What one process has to do with one object.
-#[repr(C)]
-pub struct Hold {
-    /// [`HELD`] and [`WATCHES`]; changed under the objects guard, but for `WATCHES`.
-    pub flags: AtomicU64,
-    /// A number of the object's kind (units of a semaphore, say), under the object's own guard.
-    pub units: AtomicU64,
-}
-
-// SAFETY: repr(C), two atomics.
-unsafe impl Shared for Hold {}
-
-/// In [`Hold::flags`]: the process holds the object.
-pub const HELD: u64 = 1;
-/// In [`Hold::flags`]: the process has a descriptor that wants to be rung for the object.
-pub const WATCHES: u64 = 2;
-
 impl Entry {
     /// How often this entry has been used.
     pub fn generation(&self) -> u32 {
@@ -119,6 +104,15 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// One more handle, for one that was counted already.
+    pub(crate) fn new(session: &'static Session, index: u32, generation: u32) -> Self {
+        Self {
+            session,
+            index,
+            generation,
+        }
+    }
+
     /// The session.
     #[inline]
     pub fn session(&self) -> &'static Session {
@@ -201,14 +195,6 @@ impl Session {
         (0..high).filter_map(|i| Some((i, self.entry(i).ok()?)))
     }
 
-    /// The hold record of process slot `process` for object `index`.
-    pub fn hold_record(&self, process: u32, index: u32) -> Result<&'static Hold, Corrupt> {
-        if process >= self.geometry().processes || index >= self.geometry().objects {
-            return Err(Corrupt("a hold record is out of range"));
-        }
-        self.segment().at(self.geometry().hold(process, index))
-    }
-
     /// What is known of a kind.
     pub fn kind(&self, number: u8) -> Result<&'static KindOps, Corrupt> {
         self.kinds()
@@ -236,6 +222,18 @@ impl Session {
             return Err(error);
         }
         crash_point!("object.create.body");
+        self.register_object(kind, body, name, link)
+    }
+
+    /// Makes an object of a block of this process that holds its structure already. Where that fails, the block is freed.
+    pub fn register_object(
+        &'static self,
+        kind: u8,
+        body: u64,
+        name: &str,
+        link: Option<&Handle>,
+    ) -> Result<Handle, ShmError> {
+        let me = self.me()?;
         let header = self.header();
         let mut txn = header.objects_guard.lock(self)?;
         let high = header.object_high.load(Ordering::Relaxed);
@@ -294,95 +292,19 @@ impl Session {
         })
     }
 
-    /// A handle to an object that this process was told of.
-    pub fn hold(&'static self, index: u32, generation: u32) -> Result<Handle, ShmError> {
-        let entry = self.entry(index)?;
-        let me = self.me()?;
-        let local = self.local(index);
-        let mut now = local.load(Ordering::Acquire);
-        while (now >> 32) as u32 == generation && now as u32 > 0 {
-            match local.compare_exchange_weak(now, now + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    return Ok(Handle {
-                        session: self,
-                        index,
-                        generation,
-                    });
-                }
-                Err(found) => now = found,
-            }
-        }
-        let header = self.header();
-        let mut txn = header.objects_guard.lock(self)?;
-        if entry.kind().is_none() || entry.generation() != generation {
-            return Err(ShmError::Gone);
-        }
-        let now = local.load(Ordering::Acquire);
-        if now as u32 > 0 && (now >> 32) as u32 == generation {
-            local.fetch_add(1, Ordering::AcqRel);
-            return Ok(Handle {
-                session: self,
-                index,
-                generation,
-            });
-        }
-        let hold = self.hold_record(me.slot(), index)?;
-        if hold.flags.load(Ordering::Relaxed) & HELD == 0 {
-            txn.set(&hold.flags, HELD);
-            txn.set(&hold.units, 0);
-            txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed) + 1);
-        }
-        crash_point!("object.hold.set");
-        local.store(u64::from(generation) << 32 | 1, Ordering::Release);
-        txn.commit();
-        crash_point!("object.hold.committed");
-        Ok(Handle {
-            session: self,
-            index,
-            generation,
-        })
-    }
-
     /// Does the object with this number and generation exist?
     pub fn exists(&self, index: u32, generation: u32) -> bool {
         self.entry(index)
             .is_ok_and(|e| e.kind().is_some() && e.generation() == generation)
     }
 
-    fn drop_last(&'static self, index: u32) -> Result<(), ShmError> {
-        let Some(me) = self.current() else {
-            self.local(index).fetch_sub(1, Ordering::AcqRel);
-            return Ok(());
-        };
-        let header = self.header();
-        let mut txn = header.objects_guard.lock(self)?;
-        let local = self.local(index);
-        // Another thread may have taken a handle since we looked.
-        if local.fetch_sub(1, Ordering::AcqRel) as u32 > 1 {
-            return Ok(());
-        }
-        let hold = self.hold_record(me.slot(), index)?;
-        if hold.flags.load(Ordering::Relaxed) & HELD == 0 {
-            return Ok(());
-        }
-        let entry = self.entry(index)?;
-        if let Some(kind) = entry.kind() {
-            (self.kind(kind)?.dropped)(self, index, entry);
-        }
-        txn.set(&hold.flags, 0);
-        crash_point!("object.drop.unheld");
-        let dying = self.release(&mut txn, index, me)?;
-        crash_point!("object.drop.released");
-        txn.commit();
-        crash_point!("object.drop.committed");
-        if dying {
-            self.destroy(index)?;
-        }
-        Ok(())
-    }
-
     /// Takes one reference back inside a section; true if it was the last, and the caller has to `destroy` after it.
-    fn release(&self, txn: &mut Txn<'_>, index: u32, by: Owner) -> Result<bool, Corrupt> {
+    pub(crate) fn release(
+        &self,
+        txn: &mut Txn<'_>,
+        index: u32,
+        by: Owner,
+    ) -> Result<bool, Corrupt> {
         let entry = self.entry(index)?;
         let refs = entry.refs.load(Ordering::Relaxed);
         txn.set(&entry.refs, refs.saturating_sub(1));
@@ -396,7 +318,7 @@ impl Session {
     }
 
     /// Ends an object whose last reference is gone. Whoever does it again after a death finds less to do.
-    fn destroy(&'static self, first: u32) -> Result<(), ShmError> {
+    pub(crate) fn destroy(&'static self, first: u32) -> Result<(), ShmError> {
         let mut next = Some(first);
         while let Some(index) = next.take() {
             let entry = self.entry(index)?;
@@ -459,130 +381,7 @@ impl Session {
         Ok(())
     }
 
-    /// The child-to-be `child` holds from now on all that this process holds.
-    pub(crate) fn copy_holds(&'static self, child: Owner) -> Result<(), ShmError> {
-        let me = self.me()?;
-        let header = self.header();
-        let mut txn = header.objects_guard.lock(self)?;
-        for (index, entry) in self.entries() {
-            let is_held = self
-                .hold_record(me.slot(), index)?
-                .flags
-                .load(Ordering::Relaxed)
-                & HELD
-                != 0;
-            if is_held && entry.kind().is_some() {
-                let hold = self.hold_record(child.slot(), index)?;
-                txn.set(&hold.flags, HELD);
-                txn.set(&hold.units, 0);
-                txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed) + 1);
-                txn.checkpoint();
-            }
-        }
-        txn.commit();
-        Ok(())
-    }
-
-    /// Gives up what was inherited and nobody in this process has a handle to: for a child that does not share its
-    /// parent's memory, once it has its arguments.
-    pub fn drop_unclaimed(&'static self) -> Result<(), ShmError> {
-        let me = self.me()?;
-        for (index, _) in self.entries() {
-            let hold = self.hold_record(me.slot(), index)?;
-            if hold.flags.load(Ordering::Acquire) & HELD == 0 {
-                continue;
-            }
-            let mut txn = self.header().objects_guard.lock(self)?;
-            if self.local(index).load(Ordering::Acquire) as u32 > 0 {
-                continue;
-            }
-            txn.set(&hold.flags, 0);
-            let dying = self.release(&mut txn, index, me)?;
-            txn.commit();
-            if dying {
-                self.destroy(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes all holds of a process back. `abnormal` tells the objects that their holder died.
-    pub(crate) fn drop_holds(&'static self, of: Owner, abnormal: bool) -> Result<(), ShmError> {
-        let me = self.me()?;
-        for (index, entry) in self.entries() {
-            let hold = self.hold_record(of.slot(), index)?;
-            if hold.flags.load(Ordering::Acquire) == 0 {
-                continue;
-            }
-            if abnormal && let Some(kind) = entry.kind() {
-                (self.kind(kind)?.died)(self, index, entry, of)?;
-                crash_point!("recover.told");
-            }
-            let mut txn = self.header().objects_guard.lock(self)?;
-            let flags = hold.flags.load(Ordering::Acquire);
-            txn.set(&hold.flags, 0);
-            let dying =
-                flags & HELD != 0 && entry.kind().is_some() && self.release(&mut txn, index, me)?;
-            crash_point!("recover.unheld");
-            txn.commit();
-            if dying {
-                self.destroy(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A block that keeps an object alive on its way to whoever takes the message that carries it.
-    pub fn make_ticket(&'static self, handle: &Handle) -> Result<u64, ShmError> {
-        let mine = BlockOwner::process(self.me()?);
-        let at = self.alloc(crate::layout::MIN_BLOCK, mine)?;
-        let word: &'static AtomicU64 = self.segment().at(at)?;
-        word.store(
-            u64::from(handle.generation) << 32 | u64::from(handle.index),
-            Ordering::Relaxed,
-        );
-        crash_point!("ticket.made");
-        let entry = handle.entry();
-        let mut txn = self.header().objects_guard.lock(self)?;
-        txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed) + 1);
-        txn.set(&self.block(at)?.owner, mine.with(BlockOwner::TICKET).word());
-        crash_point!("ticket.counted");
-        txn.commit();
-        Ok(at)
-    }
-
-    /// A handle to the object that a ticket of this process stands for. The ticket stays valid until it is freed.
-    pub fn redeem(&'static self, at: u64) -> Result<Handle, ShmError> {
-        let owner = BlockOwner::from_word(self.block(at)?.owner.load(Ordering::Acquire));
-        if !owner.has(BlockOwner::TICKET) {
-            return Err(Corrupt("a block that should be a ticket is none").into());
-        }
-        let word = self.segment().at::<AtomicU64>(at)?.load(Ordering::Relaxed);
-        self.hold(word as u32, (word >> 32) as u32)
-    }
-
-    /// Takes a ticket's reference back, so that the block is an ordinary one.
-    pub(crate) fn void_ticket(&'static self, at: u64) -> Result<(), ShmError> {
-        let word: &'static AtomicU64 = self.segment().at(at)?;
-        let record = self.block(at)?;
-        let me = self.me()?;
-        let mut txn = self.header().objects_guard.lock(self)?;
-        let owner = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
-        if !owner.has(BlockOwner::TICKET) {
-            return Ok(());
-        }
-        let index = word.load(Ordering::Relaxed) as u32;
-        txn.set(&record.owner, owner.with_flags_of(BlockOwner::FREE).word());
-        let dying = self.release(&mut txn, index, me)?;
-        crash_point!("ticket.voided");
-        txn.commit();
-        if dying {
-            self.destroy(index)?;
-        }
-        Ok(())
-    }
-
-    fn local(&self, index: u32) -> &AtomicU64 {
+    pub(crate) fn local(&self, index: u32) -> &AtomicU64 {
         &self.locals()[index as usize]
     }
 }

@@ -172,6 +172,35 @@ impl SharedMemory {
         unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, MADV_COLLAPSE) == 0 }
     }
 
+    /// From now on this process sees a private copy of a range, at the same address: what it writes there is its own, and what
+    /// others write is not seen any more once a page was written to. Both ends on page boundaries. For a child of a fork
+    /// that has inherited a buffer. [`SharedMemory::make_shared`] undoes it.
+    pub fn make_private(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        self.remap(offset, len, MapFlags::PRIVATE)
+    }
+
+    /// The range is shared again.
+    pub fn make_shared(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        self.remap(offset, len, MapFlags::SHARED)
+    }
+
+    fn remap(&self, offset: usize, len: usize, kind: MapFlags) -> Result<(), Errno> {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: replaces a part of our own mapping by another mapping of the same bytes with the same protection, in
+        // one step; the layers above keep no locks in ranges that they make private.
+        unsafe {
+            rustix::mm::mmap(
+                self.base.as_ptr().add(offset).cast(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                kind | MapFlags::FIXED | MapFlags::NORESERVE,
+                &self.fd,
+                offset as u64,
+            )?;
+        }
+        Ok(())
+    }
+
     /// A private view of a range: what is written to it is seen by this process alone. `offset` is on a page boundary.
     pub fn private_view(&self, offset: usize, len: usize) -> Result<PrivateView, Errno> {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
@@ -271,6 +300,21 @@ mod tests {
     fn the_view_starts_on_a_huge_page() {
         let m = SharedMemory::create("test", 1 << 22).unwrap();
         assert_eq!(m.base().as_ptr() as usize % (2 << 20), 0);
+    }
+
+    #[test]
+    fn a_private_range_is_private_until_it_is_shared_again() {
+        let m = SharedMemory::create("test", 1 << 22).unwrap();
+        let v = m.private_view(0, 8192).unwrap();
+        m.make_private(4096, 4096).unwrap();
+        // SAFETY: all addresses lie in live mappings of at least two pages.
+        unsafe {
+            m.base().as_ptr().add(4096).write(7);
+            m.base().as_ptr().write(8);
+            assert_eq!((v.base().as_ptr().read(), v.base().as_ptr().add(4096).read()), (8, 0));
+            m.make_shared(4096, 4096).unwrap();
+            assert_eq!(m.base().as_ptr().add(4096).read(), 0);
+        }
     }
 
     #[test]

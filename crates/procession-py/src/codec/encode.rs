@@ -170,13 +170,15 @@ fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -
 }
 
 /// Copies a large buffer to a shared object; the part is a ticket for it.
-pub(super) fn to_memory(py: Python<'_>, session: &'static Session, bytes: &[u8]) -> PyResult<Part> {
-    let copy = || {
-        let memory = Memory::create(session, "", bytes.len() as u64)?;
-        session.segment().write(memory.offset(), bytes)?;
-        Ok(Part { at: session.make_ticket(memory.handle())?, len: 8 })
-    };
-    py.detach(copy).map_err(errors::shm)
+pub(super) fn to_memory(
+    py: Python<'_>,
+    session: &'static Session,
+    bytes: &[u8],
+) -> PyResult<Part> {
+    let block = to_block(py, session, bytes)?;
+    let memory = Memory::of_block(session, block.at).map_err(errors::shm)?;
+    let at = session.make_ticket(memory.handle()).map_err(errors::shm)?;
+    Ok(Part { at, len: 8 })
 }
 
 /// Copies a large buffer to a block of this process.
