@@ -22,6 +22,10 @@ pub mod gate;
 #[cfg(not(loom))]
 pub mod guard;
 #[cfg(not(loom))]
+mod holds;
+#[cfg(not(loom))]
+mod identity;
+#[cfg(not(loom))]
 pub mod kinds;
 #[cfg(not(loom))]
 pub mod layout;
@@ -44,7 +48,13 @@ pub mod ring;
 pub mod segment;
 #[cfg(not(loom))]
 pub mod session;
+#[cfg(not(loom))]
+mod shown;
 pub mod sync;
+#[cfg(not(loom))]
+mod text;
+#[cfg(not(loom))]
+mod tickets;
 #[cfg(not(loom))]
 pub mod wait;
 #[cfg(not(loom))]

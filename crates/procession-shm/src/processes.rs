@@ -6,152 +6,12 @@ use procession_sys::mutex::{Acquired, RobustMutex};
 
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
+pub use crate::identity::{Owner, Role, State};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 use crate::segment::Shared;
 use crate::session::Session;
-use crate::wait::WaitKind;
-
-/// A process slot in a certain use: slot number in the low 12 bits, the number of the use (from 1) above. It fits 31 bits,
-/// so that a lock word has one left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Owner(u32);
-
-impl Owner {
-    const SLOT_BITS: u32 = 12;
-    const EPOCHS: u32 = 1 << (31 - Self::SLOT_BITS);
-
-    /// From a shared word; `None` for zero.
-    pub fn from_word(word: u32) -> Option<Self> {
-        (word != 0).then_some(Self(word))
-    }
-
-    /// For a shared word.
-    pub fn word(self) -> u32 {
-        self.0
-    }
-
-    /// The slot's number.
-    pub fn slot(self) -> u32 {
-        self.0 & ((1 << Self::SLOT_BITS) - 1)
-    }
-
-    fn epoch(self) -> u32 {
-        self.0 >> Self::SLOT_BITS
-    }
-
-    fn new(slot: u32, epoch: u32) -> Self {
-        Self(epoch << Self::SLOT_BITS | slot)
-    }
-}
-
-/// A slot's life. `DYING` comes from any of the states before it.
-#[repr(u64)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Nobody's.
-    Free = 0,
-    /// Taken by a parent for a child that has not entered yet.
-    Reserved = 1,
-    /// A member.
-    Live = 2,
-    /// It has ended or died; what it held is being given back.
-    Dying = 3,
-    /// All given back; its exit status may still be asked for.
-    Gone = 4,
-}
-
-impl State {
-    /// From the shared word.
-    pub fn from_word(word: u64) -> Option<Self> {
-        [
-            Self::Free,
-            Self::Reserved,
-            Self::Live,
-            Self::Dying,
-            Self::Gone,
-        ]
-        .into_iter()
-        .find(|s| *s as u64 == word)
-    }
-}
-
-/// What a member is there for.
-#[repr(u32)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The first process of the program.
-    Main = 0,
-    /// Started by the user.
-    Process = 1,
-    /// A worker of a pool.
-    Worker = 2,
-    /// The template that forks others.
-    Zygote = 3,
-    /// Serves managed objects.
-    Manager = 4,
-    /// Came by a plain `fork()`.
-    Forked = 5,
-}
-
-impl Role {
-    /// From the shared word; what is unknown is a process.
-    pub fn from_word(word: u32) -> Self {
-        [
-            Self::Main,
-            Self::Process,
-            Self::Worker,
-            Self::Zygote,
-            Self::Manager,
-            Self::Forked,
-        ]
-        .into_iter()
-        .find(|r| *r as u32 == word)
-        .unwrap_or(Self::Process)
-    }
-
-    /// As shown to people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Main => "main",
-            Self::Process => "process",
-            Self::Worker => "worker",
-            Self::Zygote => "zygote",
-            Self::Manager => "manager",
-            Self::Forked => "forked",
-        }
-    }
-
-    /// The role with this name.
-    pub fn named(name: &str) -> Option<Self> {
-        [
-            Self::Main,
-            Self::Process,
-            Self::Worker,
-            Self::Zygote,
-            Self::Manager,
-            Self::Forked,
-        ]
-        .into_iter()
-        .find(|r| r.as_str() == name)
-    }
-}
-
-/// One wait in progress, for those who look from outside.
-#[repr(C)]
-pub struct WaitRecord {
-    /// The waiting thread; zero for a free record.
-    pub thread: AtomicU32,
-    /// A [`WaitKind`].
-    pub kind: AtomicU32,
-    /// The object waited for, by index + 1; zero for none.
-    pub object: AtomicU32,
-    spare: AtomicU32,
-    /// Since when (monotonic nanoseconds).
-    pub since_ns: AtomicU64,
-}
-
-/// Waits that one process can show at a time; further threads wait unseen.
-pub const WAIT_RECORDS: usize = 8;
+pub use crate::shown::{ShownWait, WAIT_RECORDS, WaitRecord};
+use crate::text::{load_text, store_text};
 
 /// A process slot as it stands in shared memory.
 #[repr(C)]
@@ -511,28 +371,6 @@ impl Session {
         slot.exit_known.fetch_or(READ, Ordering::Release);
         Some(code)
     }
-
-
-    /// Shows that this thread waits, until the returned value is dropped.
-    pub fn show_wait(&'static self, object: u32, kind: WaitKind) -> ShownWait {
-        let record = self
-            .current()
-            .and_then(|me| self.slot_of(me))
-            .and_then(|slot| {
-                let thread = thread_id();
-                slot.waits.iter().find(|w| {
-                    w.thread
-                        .compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed)
-                        .is_ok()
-                })
-            });
-        if let Some(w) = record {
-            w.kind.store(kind as u32, Ordering::Relaxed);
-            w.object.store(object.wrapping_add(1), Ordering::Relaxed);
-            w.since_ns.store(now_ns(), Ordering::Release);
-        }
-        ShownWait(record)
-    }
 }
 
 /// `exit_known`: a code is there.
@@ -543,40 +381,3 @@ const READ: u32 = 2;
 pub(crate) const LEFT: u32 = 4;
 /// `exit_known`: the code is the reaper's.
 const REAPED: u32 = 8;
-
-/// Takes the record of a wait back when dropped.
-pub struct ShownWait(Option<&'static WaitRecord>);
-
-impl Drop for ShownWait {
-    fn drop(&mut self) {
-        if let Some(w) = self.0 {
-            w.thread.store(0, Ordering::Release);
-        }
-    }
-}
-
-/// Reads a text that another process may be writing: what is torn shows as replacement characters.
-pub(crate) fn load_text(words: &[AtomicU64]) -> String {
-    let bytes: Vec<u8> = words
-        .iter()
-        .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
-        .collect();
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
-}
-
-/// Stores a text, cut where it does not fit (at a character's edge).
-pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
-    let mut end = text.len().min(words.len() * 8);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut bytes = vec![0u8; words.len() * 8];
-    bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
-    for (w, b) in words.iter().zip(bytes.chunks_exact(8)) {
-        w.store(
-            u64::from_le_bytes(b.try_into().expect("eight bytes")),
-            Ordering::Relaxed,
-        );
-    }
-}
