@@ -50,7 +50,13 @@ pub(crate) fn with_bytes<T>(buffer: &PyBuffer<u8>, f: impl FnOnce(&[u8]) -> T) -
 pub(crate) fn copy_into(buffer: &PyBuffer<u8>, offset: usize, bytes: &[u8]) {
     assert!(!buffer.readonly() && offset + bytes.len() <= buffer.len_bytes());
     // SAFETY: writable, in bounds (asserted), and kept in place by the exporter while the buffer is held.
-    unsafe { std::ptr::copy(bytes.as_ptr(), buffer.buf_ptr().cast::<u8>().add(offset), bytes.len()) };
+    unsafe {
+        std::ptr::copy(
+            bytes.as_ptr(),
+            buffer.buf_ptr().cast::<u8>().add(offset),
+            bytes.len(),
+        );
+    }
 }
 
 /// What a [`BlockBuffer`] stands on.
@@ -76,14 +82,25 @@ impl BlockBuffer {
     /// A buffer over a block that this process owns.
     pub(crate) fn own(session: &'static Session, at: u64, len: u64) -> Self {
         let received = Received::new(session, at, len);
-        Self { memory: OnceLock::from(Memories::Own(received)) }
+        Self {
+            memory: OnceLock::from(Memories::Own(received)),
+        }
     }
 
     /// A private view of shared memory.
     pub(crate) fn view(session: &'static Session, memory: Memory) -> PyResult<Self> {
         let (at, len) = (memory.offset(), memory.len());
-        let view = session.segment().memory().private_view(at as usize, len as usize).map_err(errors::system)?;
-        Ok(Self { memory: OnceLock::from(Memories::View { view, _memory: memory }) })
+        let view = session
+            .segment()
+            .memory()
+            .private_view(at as usize, len as usize)
+            .map_err(errors::system)?;
+        Ok(Self {
+            memory: OnceLock::from(Memories::View {
+                view,
+                _memory: memory,
+            }),
+        })
     }
 
     fn span(&self) -> PyResult<(*mut u8, u64)> {
@@ -102,22 +119,33 @@ impl BlockBuffer {
     #[new]
     fn new(py: Python<'_>, size: u64) -> PyResult<Self> {
         let memory = Memory::create(life::session(py)?, "", size.max(1)).map_err(errors::shm)?;
-        Ok(Self { memory: OnceLock::from(Memories::Shared(memory)) })
+        Ok(Self {
+            memory: OnceLock::from(Memories::Shared(memory)),
+        })
     }
 
     /// What another process of the session finds the memory by.
     fn handle(&self) -> PyResult<(u32, u64)> {
         match self.memory.get() {
             Some(Memories::Shared(m)) => Ok(codec::handle_out(m.handle())),
-            _ => Err(PyValueError::new_err("this buffer belongs to one process alone")),
+            _ => Err(PyValueError::new_err(
+                "this buffer belongs to one process alone",
+            )),
         }
     }
 
     /// The memory that another process of the session has told us of.
     #[classmethod]
-    fn from_handle(_: &Bound<'_, PyType>, py: Python<'_>, index: u32, generation: u64) -> PyResult<Self> {
+    fn from_handle(
+        _: &Bound<'_, PyType>,
+        py: Python<'_>,
+        index: u32,
+        generation: u64,
+    ) -> PyResult<Self> {
         let memory = Memory::of(codec::handle_in(py, index, generation)?).map_err(errors::shm)?;
-        Ok(Self { memory: OnceLock::from(Memories::Shared(memory)) })
+        Ok(Self {
+            memory: OnceLock::from(Memories::Shared(memory)),
+        })
     }
 
     fn __len__(&self) -> PyResult<usize> {
@@ -125,7 +153,11 @@ impl BlockBuffer {
     }
 
     #[allow(clippy::needless_pass_by_value)] // the signature that the binding asks for
-    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
         if view.is_null() {
             return Err(PyBufferError::new_err("no view to fill"));
         }
@@ -133,8 +165,19 @@ impl BlockBuffer {
         // SAFETY: `view` is a live structure of the caller's, the memory stays in place for as long as this object
         // lives, and the view holds a reference to this object.
         let rc = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), pointer.cast::<c_void>(), len as ffi::Py_ssize_t, 0, flags)
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                pointer.cast::<c_void>(),
+                len as ffi::Py_ssize_t,
+                0,
+                flags,
+            )
         };
-        if rc == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+        if rc == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(slf.py()))
+        }
     }
 }

@@ -41,6 +41,10 @@ pub(crate) fn deadline(block: bool, timeout: Option<f64>) -> Deadline {
 /// A deadline from a timeout in seconds.
 pub(crate) fn after(timeout: Option<f64>) -> Deadline {
     Deadline::after(timeout.map(|t| {
-        if t.is_nan() || t <= 0.0 { Duration::ZERO } else { Duration::try_from_secs_f64(t).unwrap_or(Duration::MAX) }
+        if t.is_nan() || t <= 0.0 {
+            Duration::ZERO
+        } else {
+            Duration::try_from_secs_f64(t).unwrap_or(Duration::MAX)
+        }
     }))
 }

@@ -17,6 +17,7 @@ mod queue;
 mod received;
 mod sync;
 mod tools;
+mod worker;
 
 use pyo3::prelude::*;
 
@@ -31,21 +32,25 @@ mod _native {
     #[pymodule_export]
     use crate::codec::{dumps, in_transit, loads};
     #[pymodule_export]
-    use crate::tools::cli;
-    #[pymodule_export]
     use crate::life::{
-        after_fork_in_child, before_fork, child_abandoned, child_exited, child_ready, child_started, ensure_session, enter_child,
-        exit_status, fork_into, guard_orphan, leave, orphaned, prepare_child, session_fd, session_info, settled,
-        sweep, trim, wait_exit,
+        after_fork_in_child, before_fork, child_abandoned, child_exited, child_ready,
+        child_started, ensure_session, enter_child, exit_status, fork_into, guard_orphan, leave,
+        orphaned, prepare_child, session_fd, session_info, settled, sweep, trim, wait_exit,
     };
     #[pymodule_export]
     use crate::pipe::{PipeEnd, make_pipe};
     #[pymodule_export]
-    use crate::pool::{PoolCore, PoolWorker, oom_killed};
+    use crate::pool::{PoolCore, oom_killed};
     #[pymodule_export]
     use crate::queue::{QueueCore, wait_ready};
     #[pymodule_export]
-    use crate::sync::{BarrierCore, ConditionCore, EventCore, LockCore, RLockCore, SemaphoreCore, Waiter};
+    use crate::sync::{
+        BarrierCore, ConditionCore, EventCore, LockCore, RLockCore, SemaphoreCore, Waiter,
+    };
+    #[pymodule_export]
+    use crate::tools::cli;
+    #[pymodule_export]
+    use crate::worker::PoolWorker;
 
     /// Whoever forks through Python: received buffers are passed on to the child.
     #[pymodule_init]
@@ -53,7 +58,10 @@ mod _native {
         let hooks = PyDict::new(module.py());
         hooks.set_item("before", module.getattr("before_fork")?)?;
         hooks.set_item("after_in_child", module.getattr("after_fork_in_child")?)?;
-        module.py().import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
+        module
+            .py()
+            .import("os")?
+            .call_method("register_at_fork", (), Some(&hooks))?;
         Ok(())
     }
 }

@@ -27,18 +27,28 @@ pub(crate) fn session(py: Python<'_>) -> PyResult<&'static Session> {
         return Ok(session);
     }
     let argv = py.import("sys")?.getattr("argv")?;
-    let name: String = argv.get_item(0).and_then(|a| a.extract()).unwrap_or_default();
+    let name: String = argv
+        .get_item(0)
+        .and_then(|a| a.extract())
+        .unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default().to_owned();
     let budget = match std::env::var("PROCESSION_MEMORY") {
         Ok(text) => Some(parse_bytes(&text).ok_or_else(|| {
-            PyValueError::new_err(format!("PROCESSION_MEMORY is {text:?}; give bytes, or a number with K, M or G"))
+            PyValueError::new_err(format!(
+                "PROCESSION_MEMORY is {text:?}; give bytes, or a number with K, M or G"
+            ))
         })?),
         Err(_) => None,
     };
     let session = kinds::create(&name, budget).map_err(errors::shm)?;
     let raw = std::ptr::from_ref(session).cast_mut();
     // With the interpreter attached nobody else can have come between, but for free-threaded builds.
-    match SESSION.compare_exchange(std::ptr::null_mut(), raw, Ordering::AcqRel, Ordering::Acquire) {
+    match SESSION.compare_exchange(
+        std::ptr::null_mut(),
+        raw,
+        Ordering::AcqRel,
+        Ordering::Acquire,
+    ) {
         Ok(_) => Ok(session),
         Err(_) => Ok(existing().expect("somebody else has just set it")),
     }
@@ -74,10 +84,14 @@ pub(crate) fn session_fd(py: Python<'_>) -> PyResult<i32> {
 /// Reserves a place in the session for a child that is about to be started.
 #[pyfunction]
 pub(crate) fn prepare_child(py: Python<'_>, name: &str, role: &str) -> PyResult<u32> {
-    let role = Role::named(role).ok_or_else(|| PyValueError::new_err(format!("no role {role:?}")))?;
+    let role =
+        Role::named(role).ok_or_else(|| PyValueError::new_err(format!("no role {role:?}")))?;
     // What is shared after this the child would not hold.
     crate::received::before_fork();
-    Ok(session(py)?.reserve(name, role).map_err(errors::shm)?.word())
+    Ok(session(py)?
+        .reserve(name, role)
+        .map_err(errors::shm)?
+        .word())
 }
 
 /// The child of the next fork of this process takes the place `token`.
@@ -103,15 +117,20 @@ pub(crate) fn child_abandoned(py: Python<'_>, token: u32) -> PyResult<()> {
 /// Has the child taken over what it was started with?
 #[pyfunction]
 pub(crate) fn child_ready(py: Python<'_>, token: u32) -> PyResult<bool> {
-    Ok(session(py)?.slot_of(owner(token)?).is_some_and(procession_shm::processes::Slot::is_settled))
+    Ok(session(py)?
+        .slot_of(owner(token)?)
+        .is_some_and(procession_shm::processes::Slot::is_settled))
 }
 
 /// The child was reaped; `status` is its exit code, negative for a signal.
 #[pyfunction]
 pub(crate) fn child_exited(py: Python<'_>, token: u32, status: i32) -> PyResult<()> {
-    let Some(session) = existing() else { return Ok(()) };
+    let Some(session) = existing() else {
+        return Ok(());
+    };
     let owner = owner(token)?;
-    py.detach(|| session.exited(owner, status)).map_err(errors::shm)
+    py.detach(|| session.exited(owner, status))
+        .map_err(errors::shm)
 }
 
 /// The exit code that was published for a child by whoever reaped it.
@@ -126,12 +145,18 @@ pub(crate) fn exit_status(py: Python<'_>, token: u32) -> PyResult<Option<i32>> {
 pub(crate) fn enter_child(token: u32, fd: i32) -> PyResult<()> {
     let owner = owner(token)?;
     if fd < 0 {
-        let session = existing().ok_or_else(|| PyRuntimeError::new_err("this process has inherited no session"))?;
+        let session = existing()
+            .ok_or_else(|| PyRuntimeError::new_err("this process has inherited no session"))?;
         if session.current() == Some(owner) {
-            session.slot(owner.slot()).map_err(errors::corrupt)?.settle();
+            session
+                .slot(owner.slot())
+                .map_err(errors::corrupt)?
+                .settle();
             return Ok(());
         }
-        return Err(PyRuntimeError::new_err("the fork did not enter the session in the place that was kept for it"));
+        return Err(PyRuntimeError::new_err(
+            "the fork did not enter the session in the place that was kept for it",
+        ));
     }
     let fd = crate::buffer::owned_fd(fd);
     let session = Session::attach(KINDS, fd, owner).map_err(errors::shm)?;
@@ -143,7 +168,9 @@ pub(crate) fn enter_child(token: u32, fd: i32) -> PyResult<()> {
 /// held for it.
 #[pyfunction]
 pub(crate) fn settled() -> PyResult<()> {
-    let Some(session) = existing() else { return Ok(()) };
+    let Some(session) = existing() else {
+        return Ok(());
+    };
     session.drop_unclaimed().map_err(errors::shm)?;
     if let Some(me) = session.current() {
         session.slot(me.slot()).map_err(errors::corrupt)?.settle();
@@ -186,7 +213,9 @@ pub(crate) fn wait_exit(py: Python<'_>, pidfd: i32, timeout: Option<f64>) -> PyR
 
 fn poll_exit(py: Python<'_>, pidfd: i32, deadline: Deadline) -> PyResult<bool> {
     loop {
-        match py.detach(|| procession_sys::poll::wait_readable(&crate::buffer::borrowed_fd(pidfd), deadline)) {
+        match py.detach(|| {
+            procession_sys::poll::wait_readable(&crate::buffer::borrowed_fd(pidfd), deadline)
+        }) {
             Ok(ready) => return Ok(ready),
             Err(procession_sys::Errno::INTR) => py.check_signals()?,
             Err(e) => return Err(errors::system(e)),
@@ -233,11 +262,31 @@ pub(crate) fn session_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("id", session.id())?;
     info.set_item("pid", ident::ProcessId::current().pid)?;
     info.set_item("token", session.current().map(Owner::word))?;
-    info.set_item("objects", header.object_count.load(procession_shm::primitive::Ordering::Acquire))?;
-    let alive = session.slots().filter(|(_, s)| matches!(s.state(), State::Live | State::Reserved)).count();
+    info.set_item(
+        "objects",
+        header
+            .object_count
+            .load(procession_shm::primitive::Ordering::Acquire),
+    )?;
+    let alive = session
+        .slots()
+        .filter(|(_, s)| matches!(s.state(), State::Live | State::Reserved))
+        .count();
     info.set_item("processes", alive)?;
     info.set_item("bytes_used", session.bytes_used())?;
-    info.set_item("bytes_resident", session.segment().memory().resident_bytes().map_err(errors::system)?)?;
-    info.set_item("deaths", header.deaths.load(procession_shm::primitive::Ordering::Acquire))?;
+    info.set_item(
+        "bytes_resident",
+        session
+            .segment()
+            .memory()
+            .resident_bytes()
+            .map_err(errors::system)?,
+    )?;
+    info.set_item(
+        "deaths",
+        header
+            .deaths
+            .load(procession_shm::primitive::Ordering::Acquire),
+    )?;
     Ok(info)
 }

@@ -1,11 +1,11 @@
 //! The ends of pipes.
 
-use std::sync::RwLock;
 use std::sync::PoisonError;
+use std::sync::RwLock;
 
+use procession_shm::WaitError;
 use procession_shm::pipe::{self, PipeEnd as End};
 use procession_shm::ring::Message;
-use procession_shm::WaitError;
 use procession_sys::clock::Deadline;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyValueError};
@@ -27,28 +27,46 @@ pub(crate) struct PipeEnd {
 #[pyfunction]
 pub(crate) fn make_pipe(py: Python<'_>, duplex: bool) -> PyResult<(PipeEnd, PipeEnd)> {
     let (a, b) = pipe::create(life::session(py)?, "", duplex).map_err(errors::shm)?;
-    Ok((PipeEnd { end: RwLock::new(Some(a)) }, PipeEnd { end: RwLock::new(Some(b)) }))
+    Ok((
+        PipeEnd {
+            end: RwLock::new(Some(a)),
+        },
+        PipeEnd {
+            end: RwLock::new(Some(b)),
+        },
+    ))
 }
 
 impl PipeEnd {
     /// The end, unless it is closed. A clone, so that closing does not wait for a receiver that is blocked.
     pub(crate) fn end(&self) -> PyResult<End> {
         let end = self.end.read().unwrap_or_else(PoisonError::into_inner);
-        end.clone().ok_or_else(|| PyOSError::new_err("handle is closed"))
+        end.clone()
+            .ok_or_else(|| PyOSError::new_err("handle is closed"))
     }
 
     fn reader(&self) -> PyResult<End> {
         let end = self.end()?;
-        if end.is_readable() { Ok(end) } else { Err(PyOSError::new_err("connection is write-only")) }
+        if end.is_readable() {
+            Ok(end)
+        } else {
+            Err(PyOSError::new_err("connection is write-only"))
+        }
     }
 
     fn writer(&self) -> PyResult<End> {
         let end = self.end()?;
-        if end.is_writable() { Ok(end) } else { Err(PyOSError::new_err("connection is read-only")) }
+        if end.is_writable() {
+            Ok(end)
+        } else {
+            Err(PyOSError::new_err("connection is read-only"))
+        }
     }
 
     pub(crate) fn is_ready(&self) -> PyResult<bool> {
-        self.reader()?.poll(Deadline::NOW, &mut || true).map_err(errors::wait)
+        self.reader()?
+            .poll(Deadline::NOW, &mut || true)
+            .map_err(errors::wait)
     }
 
     pub(crate) fn watch_fd(&self) -> PyResult<i32> {
@@ -62,13 +80,16 @@ impl PipeEnd {
             Err(WaitError::TimedOut)
         };
         let sent = match here {
-            Err(WaitError::TimedOut) => enter::blocking(py, |check| end.send(message, Deadline::NEVER, check))?,
+            Err(WaitError::TimedOut) => {
+                enter::blocking(py, |check| end.send(message, Deadline::NEVER, check))?
+            }
             other => other,
         };
         sent.map_err(|e| match e {
-            WaitError::Closed => {
-                PyBrokenPipeError::new_err((procession_sys::Errno::PIPE.raw_os_error(), "Broken pipe"))
-            }
+            WaitError::Closed => PyBrokenPipeError::new_err((
+                procession_sys::Errno::PIPE.raw_os_error(),
+                "Broken pipe",
+            )),
             other => errors::wait(other),
         })
     }
@@ -95,7 +116,9 @@ impl PipeEnd {
     /// The next message as bytes, whichever way it was sent.
     fn take_bytes<'py>(py: Python<'py>, end: &End) -> PyResult<Bound<'py, PyBytes>> {
         let taken = Self::take(py, end, |bytes, block| codec::take_raw(py, bytes, block))?;
-        let Taken::Later(bytes, block) = taken else { return Err(PyOSError::new_err("got no message")) };
+        let Taken::Later(bytes, block) = taken else {
+            return Err(PyOSError::new_err("got no message"));
+        };
         let data = bytes.as_bytes();
         if data.first() == Some(&codec::RAW) {
             return Ok(PyBytes::new(py, &data[1..]));
@@ -111,15 +134,27 @@ impl PipeEnd {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { end: RwLock::new(None) }
+        Self {
+            end: RwLock::new(None),
+        }
     }
 
     /// The end that another process has told of.
     #[classmethod]
-    fn from_handle<'py>(cls: &Bound<'py, PyType>, py: Python<'py>, index: u32, generation: u64) -> PyResult<Bound<'py, PyAny>> {
+    fn from_handle<'py>(
+        cls: &Bound<'py, PyType>,
+        py: Python<'py>,
+        index: u32,
+        generation: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let made = cls.call_method1("__new__", (cls,))?;
         let end = End::of(codec::handle_in(py, index, generation)?).map_err(errors::shm)?;
-        *made.cast::<Self>()?.get().end.write().unwrap_or_else(PoisonError::into_inner) = Some(end);
+        *made
+            .cast::<Self>()?
+            .get()
+            .end
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(end);
         Ok(made)
     }
 
@@ -146,7 +181,13 @@ impl PipeEnd {
 
     /// Send the bytes of a buffer.
     #[pyo3(signature = (buf, offset=0, size=None))]
-    fn send_bytes(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: i64, size: Option<i64>) -> PyResult<()> {
+    fn send_bytes(
+        &self,
+        py: Python<'_>,
+        buf: &Bound<'_, PyAny>,
+        offset: i64,
+        size: Option<i64>,
+    ) -> PyResult<()> {
         let end = self.writer()?;
         let whole = byte_view(py, buf)?;
         let len = whole.len_bytes() as i64;
@@ -165,13 +206,25 @@ impl PipeEnd {
         }
         buffer::with_bytes(&whole, |bytes| {
             let tail = &bytes[offset as usize..(offset + size) as usize];
-            Self::put(py, &end, Message { bytes: &[codec::RAW], tail, block: None })
+            Self::put(
+                py,
+                &end,
+                Message {
+                    bytes: &[codec::RAW],
+                    tail,
+                    block: None,
+                },
+            )
         })
     }
 
     /// Receive bytes.
     #[pyo3(signature = (maxlength=None))]
-    fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
+    fn recv_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        maxlength: Option<i64>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let end = self.reader()?;
         if maxlength.is_some_and(|m| m < 0) {
             return Err(PyValueError::new_err("negative maxlength"));
@@ -186,7 +239,12 @@ impl PipeEnd {
 
     /// Receive bytes into a writable buffer; returns how many.
     #[pyo3(signature = (buf, offset=0))]
-    fn recv_bytes_into(&self, py: Python<'_>, buf: &Bound<'_, PyAny>, offset: i64) -> PyResult<usize> {
+    fn recv_bytes_into(
+        &self,
+        py: Python<'_>,
+        buf: &Bound<'_, PyAny>,
+        offset: i64,
+    ) -> PyResult<usize> {
         let end = self.reader()?;
         let view = byte_view(py, buf)?;
         if offset < 0 {
@@ -198,11 +256,15 @@ impl PipeEnd {
         let bytes = Self::take_bytes(py, &end)?;
         let data = bytes.as_bytes();
         if data.len() as i64 + offset > view.len_bytes() as i64 {
-            let class = py.import(intern!(py, "procession.context"))?.getattr(intern!(py, "BufferTooShort"))?;
+            let class = py
+                .import(intern!(py, "procession.context"))?
+                .getattr(intern!(py, "BufferTooShort"))?;
             return Err(PyErr::from_value(class.call1((bytes,))?));
         }
         if view.readonly() {
-            return Err(pyo3::exceptions::PyTypeError::new_err("a writable buffer is required"));
+            return Err(pyo3::exceptions::PyTypeError::new_err(
+                "a writable buffer is required",
+            ));
         }
         buffer::copy_into(&view, offset as usize, data);
         Ok(data.len())
@@ -229,14 +291,21 @@ impl PipeEnd {
 
     /// Close this end in this process.
     fn close(&self) {
-        let end = self.end.write().unwrap_or_else(PoisonError::into_inner).take();
+        let end = self
+            .end
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(end);
     }
 
     /// True if the connection is closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.end.read().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.end
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 
     /// True if the connection is readable.
@@ -262,5 +331,9 @@ fn byte_view(py: Python<'_>, buf: &Bound<'_, PyAny>) -> PyResult<PyBuffer<u8>> {
         view.call_method1(intern!(py, "cast"), ("B",))?
     };
     let view = PyBuffer::<u8>::get(&flat)?;
-    if view.is_c_contiguous() { Ok(view) } else { Err(PyValueError::new_err("the buffer is not contiguous")) }
+    if view.is_c_contiguous() {
+        Ok(view)
+    } else {
+        Err(PyValueError::new_err("the buffer is not contiguous"))
+    }
 }

@@ -1,48 +1,66 @@
-//! The engine's pool as Python needs it: whole batches of items in one call, and the worker's loop.
+//! The parent's side of the engine's pool, as Python needs it: whole batches of items in one call.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use procession_engine::pool::{
-    Action, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Pool, PoolError, Task, Until, Why,
-    Woken, Worker, WorkerId,
+    Action, Broken, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Pool,
+    PoolError, Until, Why, Woken, WorkerId,
 };
 use procession_shm::board::Payload;
 use procession_shm::{Session, WaitError};
 use procession_sys::clock::now_ns;
-use pyo3::exceptions::{PyRuntimeError, PySystemExit, PyValueError};
-use pyo3::intern;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyIterator, PyList};
 
-use crate::codec::{self, Taken};
+use crate::codec;
 use crate::{enter, errors, life};
 
 /// How an item ended, in the engine's status byte.
-const RETURNED: u8 = 0;
-const RAISED: u8 = 1;
-const EXITED: u8 = 2;
+pub(crate) const RETURNED: u8 = 0;
+pub(crate) const RAISED: u8 = 1;
+pub(crate) const EXITED: u8 = 2;
 
 const TIMED_OUT: u32 = 0;
 const READY: u32 = 1;
 const ATTENTION: u32 = 2;
 
-/// How a function is called with an item.
-const STARMAP: u8 = 1;
-
-fn pool_error(error: PoolError) -> PyErr {
+pub(crate) fn pool_error(error: PoolError) -> PyErr {
     match error {
         PoolError::Wait(WaitError::Shm(e)) => errors::shm(e),
         PoolError::Wait(e) => errors::wait(e),
         PoolError::Closed | PoolError::Terminated => PyValueError::new_err("Pool not running"),
+        PoolError::Broken(broken) => Python::attach(|py| broken_error(py, broken)),
         other => PyRuntimeError::new_err(other.to_string()),
     }
+}
+
+fn broken_error(py: Python<'_>, broken: Broken) -> PyErr {
+    let text = format!(
+        "{} workers in a row have ended before they could take a task (the last with exit code {}); look at what the \
+         initializer does",
+        broken.deaths,
+        broken
+            .exit
+            .map_or_else(|| "unknown".to_owned(), |e| e.to_string()),
+    );
+    let made = || {
+        py.import("procession._pool_errors")?
+            .getattr("PoolBroken")?
+            .call1((text,))
+    };
+    made().map_or_else(|e| e, PyErr::from_value)
 }
 
 fn job(word: u64) -> PyResult<JobId> {
     JobId::from_word(word).ok_or_else(|| PyValueError::new_err("not a job"))
 }
 
-fn decode<'py>(py: Python<'py>, session: &'static Session, mut payload: Payload) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn decode<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    mut payload: Payload,
+) -> PyResult<Bound<'py, PyAny>> {
     let block = payload.take_block();
     let taken = codec::take(py, payload.bytes(), block);
     drop(payload);
@@ -71,9 +89,19 @@ impl PoolCore {
     }
 
     /// What became of an item: (succeeded, value or exception).
-    fn outcome<'py>(&self, py: Python<'py>, job: u64, found: Collected) -> PyResult<(bool, Bound<'py, PyAny>)> {
+    fn outcome<'py>(
+        &self,
+        py: Python<'py>,
+        job: u64,
+        found: Collected,
+    ) -> PyResult<(bool, Bound<'py, PyAny>)> {
         let fail = |kind: &str, pid: u32, exit: Option<i32>| {
-            Ok((false, self.failure.bind(py).call1((job, found.item, kind, pid, exit))?))
+            Ok((
+                false,
+                self.failure
+                    .bind(py)
+                    .call1((job, found.item, kind, pid, exit))?,
+            ))
         };
         match found.outcome {
             Outcome::Done { status, payload } => match decode(py, self.session, payload) {
@@ -94,10 +122,13 @@ impl PoolCore {
     }
 
     fn wait_for(
-        &self,
         py: Python<'_>,
         timeout: Option<f64>,
-        wait: impl FnOnce(procession_sys::clock::Deadline, procession_shm::wait::Check<'_>) -> Result<Woken, PoolError> + Send,
+        wait: impl FnOnce(
+            procession_sys::clock::Deadline,
+            procession_shm::wait::Check<'_>,
+        ) -> Result<Woken, PoolError>
+        + Send,
     ) -> PyResult<u32> {
         let deadline = enter::after(timeout);
         let mut failed = None;
@@ -123,11 +154,25 @@ impl PoolCore {
 #[pymethods]
 impl PoolCore {
     #[new]
-    fn new(py: Python<'_>, name: &str, workers: usize, max_tasks: Option<u64>, failure: Py<PyAny>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        name: &str,
+        workers: usize,
+        max_tasks: Option<u64>,
+        failure: Py<PyAny>,
+    ) -> PyResult<Self> {
         let session = life::session(py)?;
-        let config = Config { max_tasks, ..Config::new(name, workers) };
+        let config = Config {
+            max_tasks,
+            ..Config::new(name, workers)
+        };
         let pool = Pool::create(session, &config).map_err(pool_error)?;
-        Ok(Self { pool, session, failure, held_back: Mutex::new(None) })
+        Ok(Self {
+            pool,
+            session,
+            failure,
+            held_back: Mutex::new(None),
+        })
     }
 
     /// What a worker finds the pool by.
@@ -137,6 +182,7 @@ impl PoolCore {
 
     /// Opens a job. `function` is what every item is called with, `None` where the items are calls of their own.
     #[pyo3(signature = (function, total, ordered, timeout, retries, chunk))]
+    #[allow(clippy::too_many_arguments)] // Python's call is one of the two sides of a job's fields
     fn open_job(
         &self,
         py: Python<'_>,
@@ -149,31 +195,56 @@ impl PoolCore {
     ) -> PyResult<u64> {
         let spec = JobSpec {
             total,
-            order: if ordered { Order::InOrder } else { Order::AsFinished },
+            order: if ordered {
+                Order::InOrder
+            } else {
+                Order::AsFinished
+            },
             timeout: timeout.and_then(|t| std::time::Duration::try_from_secs_f64(t).ok()),
             retries,
             chunk_hint: chunk,
         };
         let encoded = codec::encode_shared(py, self.session, function)?;
-        let opened = self.pool.open_job(encoded.message(), spec).map_err(pool_error)?;
+        let opened = self
+            .pool
+            .open_job(encoded.message(), spec)
+            .map_err(pool_error)?;
         encoded.sent();
         Ok(opened.word())
     }
 
     /// Gives a job one item; its number, or `None` when there is no room.
-    fn feed(&self, py: Python<'_>, job_word: u64, item: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    fn feed(
+        &self,
+        py: Python<'_>,
+        job_word: u64,
+        item: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<u64>> {
         self.put(py, job(job_word)?, item)
     }
 
     /// Gives a job up to `limit` items of an iterator: (how many, whether the iterator has ended).
-    fn feed_iter(&self, py: Python<'_>, job_word: u64, items: &Bound<'_, PyAny>, limit: u64) -> PyResult<(u64, bool)> {
+    fn feed_iter(
+        &self,
+        py: Python<'_>,
+        job_word: u64,
+        items: &Bound<'_, PyAny>,
+        limit: u64,
+    ) -> PyResult<(u64, bool)> {
         let id = job(job_word)?;
         let mut items: Bound<'_, PyIterator> = items.try_iter()?;
         let mut fed = 0;
         while fed < limit {
             let kept = {
-                let mut kept = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.as_ref().is_some_and(|(j, _)| *j == job_word) { kept.take() } else { None }
+                let mut kept = self
+                    .held_back
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if kept.as_ref().is_some_and(|(j, _)| *j == job_word) {
+                    kept.take()
+                } else {
+                    None
+                }
             };
             let item = match kept {
                 Some((_, item)) => item.into_bound(py),
@@ -183,7 +254,10 @@ impl PoolCore {
                 },
             };
             if self.put(py, id, &item)?.is_none() {
-                let mut kept = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = self
+                    .held_back
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 *kept = Some((job_word, item.unbind()));
                 return Ok((fed, false));
             }
@@ -198,7 +272,13 @@ impl PoolCore {
     }
 
     /// Appends what has come of an ordered job to `results`, and to `errors` (item, exception). True at its end.
-    fn collect(&self, py: Python<'_>, job_word: u64, results: &Bound<'_, PyList>, errors: &Bound<'_, PyList>) -> PyResult<bool> {
+    fn collect(
+        &self,
+        py: Python<'_>,
+        job_word: u64,
+        results: &Bound<'_, PyList>,
+        errors: &Bound<'_, PyList>,
+    ) -> PyResult<bool> {
         let id = job(job_word)?;
         while let Some(found) = self.pool.collect_next(id).map_err(pool_error)? {
             let item = found.item;
@@ -214,10 +294,21 @@ impl PoolCore {
     }
 
     /// The next outcome, in order or as it comes: (item, success, value).
-    fn next<'py>(&self, py: Python<'py>, job_word: u64, ordered: bool) -> PyResult<Option<(u64, bool, Bound<'py, PyAny>)>> {
+    fn next<'py>(
+        &self,
+        py: Python<'py>,
+        job_word: u64,
+        ordered: bool,
+    ) -> PyResult<Option<(u64, bool, Bound<'py, PyAny>)>> {
         let id = job(job_word)?;
-        let found = if ordered { self.pool.collect_next(id) } else { self.pool.collect_any(id) };
-        let Some(found) = found.map_err(pool_error)? else { return Ok(None) };
+        let found = if ordered {
+            self.pool.collect_next(id)
+        } else {
+            self.pool.collect_any(id)
+        };
+        let Some(found) = found.map_err(pool_error)? else {
+            return Ok(None);
+        };
         let item = found.item;
         let (success, value) = self.outcome(py, job_word, found)?;
         Ok(Some((item, success, value)))
@@ -236,7 +327,14 @@ impl PoolCore {
 
     /// Waits for a job: 0 timed out, 1 ready, 2 the engine wants something done (see `poll`).
     #[pyo3(signature = (job_word, until, number, timeout))]
-    fn wait(&self, py: Python<'_>, job_word: u64, until: u32, number: u64, timeout: Option<f64>) -> PyResult<u32> {
+    fn wait(
+        &self,
+        py: Python<'_>,
+        job_word: u64,
+        until: u32,
+        number: u64,
+        timeout: Option<f64>,
+    ) -> PyResult<u32> {
         let until = match until {
             0 => Until::Next,
             1 => Until::Any,
@@ -244,23 +342,34 @@ impl PoolCore {
             _ => Until::Done(number),
         };
         let id = job(job_word)?;
-        self.wait_for(py, timeout, |deadline, check| self.pool.wait(id, until, deadline, check))
+        Self::wait_for(py, timeout, |deadline, check| {
+            self.pool.wait(id, until, deadline, check)
+        })
     }
 
     /// Waits until one of several jobs has an outcome to collect.
     #[pyo3(signature = (jobs, timeout))]
-    fn wait_many(&self, py: Python<'_>, jobs: Vec<(u64, u32)>, timeout: Option<f64>) -> PyResult<u32> {
+    fn wait_many(
+        &self,
+        py: Python<'_>,
+        jobs: Vec<(u64, u32)>,
+        timeout: Option<f64>,
+    ) -> PyResult<u32> {
         let jobs = jobs
             .into_iter()
             .map(|(j, u)| Ok((job(j)?, if u == 0 { Until::Next } else { Until::Any })))
             .collect::<PyResult<Vec<_>>>()?;
-        self.wait_for(py, timeout, |deadline, check| self.pool.wait_many(&jobs, deadline, check))
+        Self::wait_for(py, timeout, |deadline, check| {
+            self.pool.wait_many(&jobs, deadline, check)
+        })
     }
 
     /// Waits until the engine wants something done.
     #[pyo3(signature = (timeout))]
     fn wait_attention(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u32> {
-        self.wait_for(py, timeout, |deadline, check| self.pool.wait_attention(deadline, check))
+        Self::wait_for(py, timeout, |deadline, check| {
+            self.pool.wait_attention(deadline, check)
+        })
     }
 
     /// What the engine wants done: (what, worker, pid, why).
@@ -270,7 +379,9 @@ impl PoolCore {
             .into_iter()
             .map(|action| match action {
                 Action::Spawn { worker } => ("spawn", worker.0, 0, ""),
-                Action::Kill { worker, pid, why, .. } => {
+                Action::Kill {
+                    worker, pid, why, ..
+                } => {
                     let why = match why {
                         Why::TimedOut => "timed out",
                         Why::Cancelled => "cancelled",
@@ -286,36 +397,51 @@ impl PoolCore {
 
     /// Is it time for a `poll` because of a timeout?
     fn next_deadline_passed(&self) -> bool {
-        self.pool.next_deadline().ok().flatten().is_some_and(|at| at <= now_ns())
+        self.pool
+            .next_deadline()
+            .ok()
+            .flatten()
+            .is_some_and(|at| at <= now_ns())
     }
 
     /// A worker runs.
     fn worker_started(&self, worker: u64, token: u32, pid: u32) -> PyResult<()> {
         let owner = procession_shm::processes::Owner::from_word(token);
         let owner = owner.ok_or_else(|| PyValueError::new_err("not the token of a child"))?;
-        self.pool.worker_started(WorkerId(worker), owner, pid).map_err(pool_error)
+        self.pool
+            .worker_started(WorkerId(worker), owner, pid)
+            .map_err(pool_error)
     }
 
     /// A worker could not be started.
     fn worker_not_started(&self, worker: u64) -> PyResult<()> {
-        self.pool.worker_not_started(WorkerId(worker)).map_err(pool_error)
+        self.pool
+            .worker_not_started(WorkerId(worker))
+            .map_err(pool_error)
     }
 
     /// A worker has ended.
     #[pyo3(signature = (worker, exitcode))]
     fn worker_exited(&self, worker: u64, exitcode: Option<i32>) -> PyResult<()> {
-        self.pool.worker_exited(WorkerId(worker), exitcode).map_err(pool_error)
+        self.pool
+            .worker_exited(WorkerId(worker), exitcode)
+            .map_err(pool_error)
     }
 
     /// Stops an item; false if it had finished.
     fn cancel(&self, job_word: u64, item: u64) -> PyResult<bool> {
-        Ok(!matches!(self.pool.cancel(job(job_word)?, item).map_err(pool_error)?, Cancel::TooLate))
+        Ok(!matches!(
+            self.pool.cancel(job(job_word)?, item).map_err(pool_error)?,
+            Cancel::TooLate
+        ))
     }
 
     /// Drops what is left of a job.
     fn close_job(&self, job_word: u64) -> PyResult<()> {
         match self.pool.close_job(job(job_word)?) {
-            Ok(()) | Err(PoolError::UnknownJob | PoolError::Terminated | PoolError::NotOwner) => Ok(()),
+            Ok(()) | Err(PoolError::UnknownJob | PoolError::Terminated | PoolError::NotOwner) => {
+                Ok(())
+            }
             Err(error) => Err(pool_error(error)),
         }
     }
@@ -332,166 +458,12 @@ impl PoolCore {
 
     /// Why the pool has given up: (deaths in a row, the last exit code).
     fn broken(&self) -> PyResult<Option<(u32, Option<i32>)>> {
-        Ok(self.pool.broken().map_err(pool_error)?.map(|b| (b.deaths, b.exit)))
+        Ok(self
+            .pool
+            .broken()
+            .map_err(pool_error)?
+            .map(|b| (b.deaths, b.exit)))
     }
-}
-
-/// A worker's side.
-#[pyclass(frozen, module = "procession._native")]
-pub(crate) struct PoolWorker {
-    worker: Mutex<Option<Worker>>,
-    session: OnceLock<&'static Session>,
-}
-
-/// A job's function, as this worker has it.
-struct Function<'py> {
-    job: JobId,
-    call: Option<(u8, Bound<'py, PyAny>)>,
-}
-
-#[pymethods]
-impl PoolWorker {
-    #[new]
-    fn new(py: Python<'_>, index: u32, generation: u64, worker: u64) -> PyResult<Self> {
-        let handle = codec::handle_in(py, index, generation)?;
-        let session = handle.session();
-        let worker = Worker::join(handle, WorkerId(worker)).map_err(pool_error)?;
-        Ok(Self { worker: Mutex::new(Some(worker)), session: OnceLock::from(session) })
-    }
-
-    /// Works until there is nothing more to do; how many items were done.
-    ///
-    /// `describe` turns an exception into what is sent for it, `unsendable` does so for a result that cannot be pickled.
-    fn run(&self, py: Python<'_>, describe: &Bound<'_, PyAny>, unsendable: &Bound<'_, PyAny>) -> PyResult<u64> {
-        let taken = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(mut worker), Some(session)) = (taken, self.session.get()) else {
-            return Err(PyRuntimeError::new_err("this worker has run already"));
-        };
-        let mut function: Option<Function<'_>> = None;
-        let mut done = 0;
-        while let Some(mut task) = next_task(py, &mut worker)? {
-            let result = run_task(py, session, &worker, &mut task, &mut function);
-            finish_task(py, session, &mut worker, result, describe, unsendable)?;
-            done += 1;
-        }
-        Ok(done)
-    }
-}
-
-fn next_task(py: Python<'_>, worker: &mut Worker) -> PyResult<Option<Task>> {
-    if let Some(task) = worker.try_next().map_err(pool_error)? {
-        return Ok(Some(task));
-    }
-    let mut failed = None;
-    let next = enter::blocking(py, |check| {
-        worker.next(check).map_err(|e| {
-            failed = Some(e);
-            WaitError::Interrupted
-        })
-    })?;
-    match (next, failed) {
-        (Ok(task), _) => Ok(task),
-        (Err(_), Some(error)) => Err(pool_error(error)),
-        (Err(error), None) => Err(errors::wait(error)),
-    }
-}
-
-fn run_task<'py>(
-    py: Python<'py>,
-    session: &'static Session,
-    worker: &Worker,
-    task: &mut Task,
-    function: &mut Option<Function<'py>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let block = task.take_block();
-    let taken = codec::take(py, task.bytes(), block);
-    if function.as_ref().is_none_or(|f| f.job != task.job) {
-        // The old one goes first: it may hold a lot of memory.
-        *function = None;
-        let payload = worker.function().map_err(pool_error)?;
-        let object = decode(py, session, payload)?;
-        let call = if object.is_none() { None } else { Some(object.extract::<(u8, Bound<'py, PyAny>)>()?) };
-        *function = Some(Function { job: task.job, call });
-    }
-    let item = match taken {
-        Taken::Object(item) => item,
-        later => codec::finish(py, session, later)?,
-    };
-    match function.as_ref().and_then(|f| f.call.as_ref()) {
-        Some((STARMAP, function)) => {
-            let args = match item.cast_into::<PyTuple>() {
-                Ok(args) => args,
-                Err(other) => other.into_inner().try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|v| PyTuple::new(py, v))?,
-            };
-            function.call1(args)
-        }
-        Some((_, function)) => function.call1((item,)),
-        None => {
-            let (function, args, kwds): (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-            let args = args.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-            let kwds = kwds.cast_into::<PyDict>()?;
-            function.call(PyTuple::new(py, args)?, Some(&kwds))
-        }
-    }
-}
-
-fn finish_task(
-    py: Python<'_>,
-    session: &'static Session,
-    worker: &mut Worker,
-    result: PyResult<Bound<'_, PyAny>>,
-    describe: &Bound<'_, PyAny>,
-    unsendable: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let (status, value) = match result {
-        Ok(value) => (RETURNED, value),
-        Err(error) if error.is_instance_of::<PySystemExit>(py) => {
-            let code = exit_code(py, &error);
-            let told = (std::process::id(), code).into_pyobject(py)?.into_any();
-            send(py, session, worker, EXITED, &told)?;
-            return Err(error);
-        }
-        Err(error) if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => return Err(error),
-        Err(error) => (RAISED, describe.call1((error.into_value(py),))?),
-    };
-    let encoded = match codec::encode(py, session, &value) {
-        Ok(encoded) => encoded,
-        Err(problem) => {
-            let instead = unsendable.call1((problem.into_value(py), &value))?;
-            return send(py, session, worker, RAISED, &instead);
-        }
-    };
-    match worker.finish(status, encoded.message()) {
-        Ok(()) => {
-            encoded.sent();
-            Ok(())
-        }
-        Err(problem) => {
-            drop(encoded);
-            let problem = pool_error(problem).into_value(py);
-            let instead = unsendable.call1((problem, intern!(py, "(too large)")))?;
-            send(py, session, worker, RAISED, &instead)
-        }
-    }
-}
-
-fn send(
-    py: Python<'_>,
-    session: &'static Session,
-    worker: &mut Worker,
-    status: u8,
-    value: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let encoded = codec::encode(py, session, value)?;
-    worker.finish(status, encoded.message()).map_err(pool_error)?;
-    encoded.sent();
-    Ok(())
-}
-
-/// The exit code that a `SystemExit` stands for.
-fn exit_code(py: Python<'_>, error: &PyErr) -> i32 {
-    let Ok(code) = error.value(py).getattr(intern!(py, "code")) else { return 1 };
-    if code.is_none() { 0 } else { code.extract().unwrap_or(1) }
 }
 
 /// Has the kernel's out-of-memory killer struck in this process's group since this was first asked?

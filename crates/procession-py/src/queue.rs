@@ -29,7 +29,9 @@ pub(crate) struct QueueCore {
 
 impl QueueCore {
     fn ring(&self) -> PyResult<&Ring> {
-        self.ring.get().ok_or_else(|| PyValueError::new_err("the queue has not been set up: __init__ was not called"))
+        self.ring.get().ok_or_else(|| {
+            PyValueError::new_err("the queue has not been set up: __init__ was not called")
+        })
     }
 
     fn session(&self) -> PyResult<&'static Session> {
@@ -51,8 +53,14 @@ impl QueueCore {
         self.ring()?.port().rest().map_err(errors::shm)
     }
 
-    pub(crate) fn wait_filled(&self, deadline: Deadline, check: procession_shm::wait::Check<'_>) -> Result<bool, WaitError> {
-        let Some(ring) = self.ring.get() else { return Err(ShmError::Gone.into()) };
+    pub(crate) fn wait_filled(
+        &self,
+        deadline: Deadline,
+        check: procession_shm::wait::Check<'_>,
+    ) -> Result<bool, WaitError> {
+        let Some(ring) = self.ring.get() else {
+            return Err(ShmError::Gone.into());
+        };
         ring.port().wait_filled(deadline, check, &|| Ok(false))
     }
 }
@@ -62,9 +70,18 @@ fn queue_error(py: Python<'_>, full: bool) -> PyErr {
     static CLASSES: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
     let classes = CLASSES.get_or_try_init(py, || -> PyResult<_> {
         let module = py.import("queue")?;
-        Ok((module.getattr("Empty")?.unbind(), module.getattr("Full")?.unbind()))
+        Ok((
+            module.getattr("Empty")?.unbind(),
+            module.getattr("Full")?.unbind(),
+        ))
     });
-    let make = |c: &(Py<PyAny>, Py<PyAny>)| if full { c.1.bind(py).call0() } else { c.0.bind(py).call0() };
+    let make = |c: &(Py<PyAny>, Py<PyAny>)| {
+        if full {
+            c.1.bind(py).call0()
+        } else {
+            c.0.bind(py).call0()
+        }
+    };
     match classes.and_then(make) {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
@@ -72,7 +89,9 @@ fn queue_error(py: Python<'_>, full: bool) -> PyErr {
 }
 
 fn closed_error(slf: &Bound<'_, QueueCore>) -> PyErr {
-    let shown = slf.repr().map_or_else(|_| "Queue".to_owned(), |r| r.to_string());
+    let shown = slf
+        .repr()
+        .map_or_else(|_| "Queue".to_owned(), |r| r.to_string());
     PyValueError::new_err(format!("Queue {shown} is closed"))
 }
 
@@ -81,14 +100,25 @@ impl QueueCore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { ring: OnceLock::new(), closed: AtomicBool::new(false), used: AtomicBool::new(false) }
+        Self {
+            ring: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            used: AtomicBool::new(false),
+        }
     }
 
     /// Makes the queue in the session; for `__init__`.
     #[pyo3(signature = (maxsize=0, name=""))]
     fn _create(&self, py: Python<'_>, maxsize: i64, name: &str) -> PyResult<()> {
         let max_messages = u32::try_from(maxsize.max(0)).unwrap_or(0);
-        let ring = Ring::create(life::session(py)?, name, RingOptions { max_messages, max_bytes: 0 });
+        let ring = Ring::create(
+            life::session(py)?,
+            name,
+            RingOptions {
+                max_messages,
+                max_bytes: 0,
+            },
+        );
         let _ = self.ring.set(ring.map_err(errors::shm)?);
         Ok(())
     }
@@ -105,7 +135,12 @@ impl QueueCore {
 
     /// The queue that another process has told of.
     #[classmethod]
-    fn from_handle<'py>(cls: &Bound<'py, PyType>, py: Python<'py>, index: u32, generation: u64) -> PyResult<Bound<'py, PyAny>> {
+    fn from_handle<'py>(
+        cls: &Bound<'py, PyType>,
+        py: Python<'py>,
+        index: u32,
+        generation: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let made = cls.call_method1("__new__", (cls,))?;
         made.cast::<Self>()?.get().adopt(py, index, generation)?;
         Ok(made)
@@ -113,7 +148,13 @@ impl QueueCore {
 
     /// Put an object into the queue.
     #[pyo3(signature = (obj, block=true, timeout=None))]
-    fn put(slf: &Bound<'_, Self>, py: Python<'_>, obj: &Bound<'_, PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
+    fn put(
+        slf: &Bound<'_, Self>,
+        py: Python<'_>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
         let this = slf.get();
         if this.closed.load(Ordering::Relaxed) {
             return Err(closed_error(slf));
@@ -130,7 +171,11 @@ impl QueueCore {
         let port = this.ring()?.port();
         let message = encoded.message();
         let deadline = enter::deadline(block, timeout);
-        let here = if message.len() < 1 << 18 { port.put(message, Deadline::NOW, &mut || true) } else { Err(WaitError::TimedOut) };
+        let here = if message.len() < 1 << 18 {
+            port.put(message, Deadline::NOW, &mut || true)
+        } else {
+            Err(WaitError::TimedOut)
+        };
         let put = match here {
             Err(WaitError::TimedOut) if !deadline.is_now() || message.len() >= 1 << 18 => {
                 enter::blocking(py, |check| port.put(message, deadline, check))?
@@ -155,7 +200,12 @@ impl QueueCore {
 
     /// Take the oldest object out of the queue.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn get<'py>(slf: &Bound<'py, Self>, py: Python<'py>, block: bool, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        py: Python<'py>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         if this.closed.load(Ordering::Relaxed) {
             return Err(closed_error(slf));
@@ -176,7 +226,8 @@ impl QueueCore {
             if spin(|| !port.is_empty()) {
                 continue;
             }
-            let filled = enter::blocking(py, |check| port.wait_filled(deadline, check, &|| Ok(false)))?;
+            let filled =
+                enter::blocking(py, |check| port.wait_filled(deadline, check, &|| Ok(false)))?;
             if !filled.map_err(errors::wait)? {
                 return Err(queue_error(py, false));
             }
@@ -197,7 +248,9 @@ impl QueueCore {
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let this = slf.get();
         if this.closed.load(Ordering::Relaxed) && this.used.load(Ordering::Relaxed) {
-            return Err(PyOSError::new_err(closed_error(slf).value(slf.py()).to_string()));
+            return Err(PyOSError::new_err(
+                closed_error(slf).value(slf.py()).to_string(),
+            ));
         }
         Ok(this.ring()?.port().is_empty())
     }
@@ -260,7 +313,10 @@ impl QueueCore {
 
     /// A descriptor that is readable while there is something to get.
     fn fileno(&self) -> PyResult<i32> {
-        self.ring()?.port().watch(&|| Ok(false)).map_err(errors::shm)
+        self.ring()?
+            .port()
+            .watch(&|| Ok(false))
+            .map_err(errors::shm)
     }
 
     /// The name that tools show.
@@ -299,7 +355,9 @@ pub(crate) fn wait_ready<'py>(
             } else if let Ok(end) = object.cast::<PipeEnd>() {
                 end.get().is_ready()?
             } else {
-                return Err(PyValueError::new_err("wait_ready() takes queues and pipe ends"));
+                return Err(PyValueError::new_err(
+                    "wait_ready() takes queues and pipe ends",
+                ));
             };
             if is_ready {
                 found.append(object)?;
@@ -334,7 +392,11 @@ enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn wait(&self, deadline: Deadline, check: procession_shm::wait::Check<'_>) -> Result<bool, WaitError> {
+    fn wait(
+        &self,
+        deadline: Deadline,
+        check: procession_shm::wait::Check<'_>,
+    ) -> Result<bool, WaitError> {
         match self {
             Self::Queue(queue) => queue.wait_filled(deadline, check),
             Self::End(end) => end.poll(deadline, check),
@@ -346,11 +408,20 @@ impl Wanted<'_> {
 fn wait_for_any(py: Python<'_>, objects: &[Bound<'_, PyAny>], deadline: Deadline) -> PyResult<()> {
     let fds = objects
         .iter()
-        .map(|o| if let Ok(q) = o.cast::<QueueCore>() { q.get().fileno() } else { o.cast::<PipeEnd>()?.get().watch_fd() })
+        .map(|o| {
+            if let Ok(q) = o.cast::<QueueCore>() {
+                q.get().fileno()
+            } else {
+                o.cast::<PipeEnd>()?.get().watch_fd()
+            }
+        })
         .collect::<PyResult<Vec<i32>>>()?;
     let slice = Deadline::after(Some(deadline.slice(Duration::from_millis(100))));
     let polled = py.detach(|| {
-        let fds: Vec<_> = fds.iter().map(|fd| crate::buffer::borrowed_fd(*fd)).collect();
+        let fds: Vec<_> = fds
+            .iter()
+            .map(|fd| crate::buffer::borrowed_fd(*fd))
+            .collect();
         procession_sys::poll::wait_any_readable(&fds, slice)
     });
     match polled {

@@ -60,21 +60,29 @@ fn simple<'py>(py: Python<'py>, bytes: &[u8]) -> Option<PyResult<Bound<'py, PyAn
             .try_into()
             .map_err(|_| malformed())
             .map(|b| PyFloat::new(py, f64::from_le_bytes(b)).into_any()),
-        STR => std::str::from_utf8(body).map_err(|_| malformed()).map(|s| PyString::new(py, s).into_any()),
+        STR => std::str::from_utf8(body)
+            .map_err(|_| malformed())
+            .map(|s| PyString::new(py, s).into_any()),
         BYTES => Ok(PyBytes::new(py, body).into_any()),
         _ => return None,
     })
 }
 
 /// Finishes what [`take`] has begun, without any guard. The block is this process's.
-pub(crate) fn finish<'py>(py: Python<'py>, session: &'static Session, taken: Taken<'py>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn finish<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    taken: Taken<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
     let (bytes, block) = match taken {
         Taken::Object(obj) => return Ok(obj),
         Taken::Bad(error) => return Err(error),
         Taken::Later(bytes, block) => (bytes, block),
     };
     let data = bytes.as_bytes();
-    let Some((&tag, body)) = data.split_first() else { return Err(malformed()) };
+    let Some((&tag, body)) = data.split_first() else {
+        return Err(malformed());
+    };
     match tag {
         TUPLE => tuple(py, body),
         PICKLE => {
@@ -90,7 +98,11 @@ pub(crate) fn finish<'py>(py: Python<'py>, session: &'static Session, taken: Tak
 }
 
 /// The bytes after the first few: a copy while they are few, a view otherwise.
-fn skip<'py>(py: Python<'py>, bytes: &Bound<'py, PyBytes>, from: usize) -> PyResult<Bound<'py, PyAny>> {
+fn skip<'py>(
+    py: Python<'py>,
+    bytes: &Bound<'py, PyBytes>,
+    from: usize,
+) -> PyResult<Bound<'py, PyAny>> {
     let data = bytes.as_bytes();
     if data.len() <= 4096 {
         return Ok(PyBytes::new(py, &data[from..]).into_any());
@@ -104,7 +116,9 @@ fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let mut items = Vec::with_capacity(usize::from(count));
     for _ in 0..count {
         let (len, after) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
-        let (item, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*len))).ok_or_else(malformed)?;
+        let (item, after) = after
+            .split_at_checked(usize::from(u16::from_le_bytes(*len)))
+            .ok_or_else(malformed)?;
         items.push(simple(py, item).unwrap_or_else(|| Err(malformed()))?);
         rest = after;
     }
@@ -119,9 +133,13 @@ pub(crate) fn loads_pickle<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = LOADS
-        .get_or_try_init(py, || -> PyResult<_> { Ok(py.import("_pickle")?.getattr("loads")?.unbind()) })?
+        .get_or_try_init(py, || -> PyResult<_> {
+            Ok(py.import("_pickle")?.getattr("loads")?.unbind())
+        })?
         .bind(py);
-    let Some((session, block, count)) = block else { return loads.call1((data,)) };
+    let Some((session, block, count)) = block else {
+        return loads.call1((data,));
+    };
     let (buffers, tickets) = open(py, session, block, count)?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffers"), buffers)?;
@@ -141,14 +159,19 @@ fn open<'py>(
     count: usize,
 ) -> PyResult<(Bound<'py, PyList>, Vec<u64>)> {
     let flags = |at: u64| -> Result<BlockOwner, ShmError> {
-        Ok(BlockOwner::from_word(session.block(at)?.owner.load(Ordering::Acquire)))
+        Ok(BlockOwner::from_word(
+            session.block(at)?.owner.load(Ordering::Acquire),
+        ))
     };
     let parts = if flags(block).map_err(errors::shm)?.has(BlockOwner::MANIFEST) {
         bundle::unbind(session, block).map_err(errors::shm)?
     } else {
         let record = session.block(block).map_err(errors::corrupt)?;
         let size = session.block_size(block).map_err(errors::corrupt)?;
-        vec![Part { at: block, len: record.link.load(Ordering::Relaxed).min(size) }]
+        vec![Part {
+            at: block,
+            len: record.link.load(Ordering::Relaxed).min(size),
+        }]
     };
     let buffers = PyList::empty(py);
     let mut tickets = Vec::new();

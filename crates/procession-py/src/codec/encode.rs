@@ -64,7 +64,12 @@ pub(crate) fn encode<'a>(
     session: &'static Session,
     obj: &'a Bound<'_, PyAny>,
 ) -> PyResult<Encoded<'a>> {
-    let mut out = Encoded { head: SCRATCH.take(), tail: &[], block: None, session };
+    let mut out = Encoded {
+        head: SCRATCH.take(),
+        tail: &[],
+        block: None,
+        session,
+    };
     if scalar(py, obj, &mut out.head, Some(&mut out.tail)) {
         return Ok(out);
     }
@@ -86,17 +91,28 @@ pub(crate) fn encode_shared<'a>(
     session: &'static Session,
     obj: &'a Bound<'_, PyAny>,
 ) -> PyResult<Encoded<'a>> {
-    let mut out = Encoded { head: SCRATCH.take(), tail: &[], block: None, session };
+    let mut out = Encoded {
+        head: SCRATCH.take(),
+        tail: &[],
+        block: None,
+        session,
+    };
     pickled(py, obj, &mut out, Buffers::Shared)?;
     Ok(out)
 }
 
-fn pickled(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'_>, buffers: Buffers) -> PyResult<()> {
+fn pickled(
+    py: Python<'_>,
+    obj: &Bound<'_, PyAny>,
+    out: &mut Encoded<'_>,
+    buffers: Buffers,
+) -> PyResult<()> {
     let session = out.session;
     let pickle = pickler::dump(py, obj, Some((session, buffers)))?;
     let mut parts = pickle.parts;
     out.head.push(PICKLE);
-    out.head.extend_from_slice(&(parts.len() as u32).to_le_bytes());
+    out.head
+        .extend_from_slice(&(parts.len() as u32).to_le_bytes());
     out.head.extend_from_slice(&pickle.bytes);
     for handle in pickle.handles {
         let at = session.make_ticket(&handle).map_err(errors::shm)?;
@@ -108,16 +124,25 @@ fn pickled(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'_>, buffer
 
 /// Encodes one of the simple types; false if it is none. A large body is lent to `tail` instead of being copied.
 #[inline]
-fn scalar<'a>(py: Python<'_>, obj: &'a Bound<'_, PyAny>, head: &mut Vec<u8>, tail: Option<&mut &'a [u8]>) -> bool {
+fn scalar<'a>(
+    py: Python<'_>,
+    obj: &'a Bound<'_, PyAny>,
+    head: &mut Vec<u8>,
+    tail: Option<&mut &'a [u8]>,
+) -> bool {
     if obj.is_exact_instance_of::<PyInt>() {
-        let Ok(value) = obj.extract::<i64>() else { return false };
+        let Ok(value) = obj.extract::<i64>() else {
+            return false;
+        };
         head.push(INT);
         head.extend_from_slice(&value.to_le_bytes());
         return true;
     }
     let (tag, body) = if let Ok(text) = obj.cast_exact::<PyString>() {
         // Lone surrogates have no UTF-8; a pickle has a way for them.
-        let Ok(text) = text.to_str() else { return false };
+        let Ok(text) = text.to_str() else {
+            return false;
+        };
         (STR, text.as_bytes())
     } else if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
         (BYTES, bytes.as_bytes())
@@ -170,11 +195,7 @@ fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -
 }
 
 /// Copies a large buffer to a shared object; the part is a ticket for it.
-pub(super) fn to_memory(
-    py: Python<'_>,
-    session: &'static Session,
-    bytes: &[u8],
-) -> PyResult<Part> {
+pub(super) fn to_memory(py: Python<'_>, session: &'static Session, bytes: &[u8]) -> PyResult<Part> {
     let block = to_block(py, session, bytes)?;
     let memory = Memory::of_block(session, block.at).map_err(errors::shm)?;
     let at = session.make_ticket(memory.handle()).map_err(errors::shm)?;
@@ -190,5 +211,10 @@ pub(super) fn to_block(py: Python<'_>, session: &'static Session, bytes: &[u8]) 
         Ok(Part { at, len })
     };
     // Other threads may run while a large one is copied.
-    if bytes.len() >= 1 << 18 { py.detach(copy) } else { copy() }.map_err(errors::shm)
+    if bytes.len() >= 1 << 18 {
+        py.detach(copy)
+    } else {
+        copy()
+    }
+    .map_err(errors::shm)
 }

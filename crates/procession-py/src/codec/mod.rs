@@ -65,7 +65,10 @@ pub(crate) fn handle_out(handle: &Handle) -> (u32, u64) {
         }
     });
     let session = handle.session().id() & 0x7fff_ffff;
-    (handle.index(), session << 32 | u64::from(handle.generation()))
+    (
+        handle.index(),
+        session << 32 | u64::from(handle.generation()),
+    )
 }
 
 /// The shared object that was named so.
@@ -84,26 +87,38 @@ fn bind(session: &'static procession_shm::Session, parts: &[Part]) -> PyResult<O
     match parts {
         [] => Ok(None),
         [one] => Ok(Some(one.at)),
-        many => procession_shm::bundle::bind(session, many).map(Some).map_err(errors::shm),
+        many => procession_shm::bundle::bind(session, many)
+            .map(Some)
+            .map_err(errors::shm),
     }
 }
 
 /// Encodes an object as one bytes object, for transports that have no blocks.
 #[pyfunction]
-pub(crate) fn dumps<'py>(py: Python<'py>, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+pub(crate) fn dumps<'py>(
+    py: Python<'py>,
+    obj: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyBytes>> {
     let pickle = pickler::dump(py, obj, None)?;
     Ok(PyBytes::new(py, &pickle.bytes))
 }
 
 /// Decodes what `dumps` made.
 #[pyfunction]
-pub(crate) fn loads<'py>(py: Python<'py>, data: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn loads<'py>(
+    py: Python<'py>,
+    data: &Bound<'py, PyBytes>,
+) -> PyResult<Bound<'py, PyAny>> {
     loads_pickle(py, data.as_any(), None)
 }
 
 impl Encoded<'_> {
     /// The message to be put.
     pub(crate) fn message(&self) -> Message<'_> {
-        Message { bytes: &self.head, tail: self.tail, block: self.block }
+        Message {
+            bytes: &self.head,
+            tail: self.tail,
+            block: self.block,
+        }
     }
 }

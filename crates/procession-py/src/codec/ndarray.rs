@@ -27,10 +27,26 @@ fn numpy(py: Python<'_>) -> Option<&Numpy> {
     if let Some(found) = NUMPY.get(py) {
         return Some(found);
     }
-    let modules = py.import(intern!(py, "sys")).ok()?.getattr(intern!(py, "modules")).ok()?;
+    let modules = py
+        .import(intern!(py, "sys"))
+        .ok()?
+        .getattr(intern!(py, "modules"))
+        .ok()?;
     let module = modules.get_item(intern!(py, "numpy")).ok()?;
-    let class = |name| -> Option<Py<PyType>> { Some(module.getattr(name).ok()?.cast_into::<PyType>().ok()?.unbind()) };
-    let found = Numpy { ndarray: class("ndarray")?, dtype: class("dtype")? };
+    let class = |name| -> Option<Py<PyType>> {
+        Some(
+            module
+                .getattr(name)
+                .ok()?
+                .cast_into::<PyType>()
+                .ok()?
+                .unbind(),
+        )
+    };
+    let found = Numpy {
+        ndarray: class("ndarray")?,
+        dtype: class("dtype")?,
+    };
     Some(NUMPY.get_or_init(py, || found))
 }
 
@@ -46,7 +62,11 @@ fn is_array(py: Python<'_>, obj: &Bound<'_, PyAny>) -> bool {
 }
 
 /// Encodes an array; false if it is none, or one that has to be pickled.
-pub(super) fn encode(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'_>) -> PyResult<bool> {
+pub(super) fn encode(
+    py: Python<'_>,
+    obj: &Bound<'_, PyAny>,
+    out: &mut Encoded<'_>,
+) -> PyResult<bool> {
     if !is_array(py, obj) {
         return Ok(false);
     }
@@ -73,7 +93,9 @@ pub(super) fn encode(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'
     }
     let raw = obj.call_method1(intern!(py, "view"), (intern!(py, "B"),));
     let Ok(raw) = raw else { return Ok(false) };
-    let Ok(view) = PyBuffer::<u8>::get(&raw) else { return Ok(false) };
+    let Ok(view) = PyBuffer::<u8>::get(&raw) else {
+        return Ok(false);
+    };
     if !view.is_c_contiguous() {
         return Ok(false);
     }
@@ -81,7 +103,8 @@ pub(super) fn encode(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'
     out.head.push(code as u8);
     out.head.push(shape.len() as u8);
     for extent in shape.iter() {
-        out.head.extend_from_slice(&extent.extract::<u64>()?.to_le_bytes());
+        out.head
+            .extend_from_slice(&extent.extract::<u64>()?.to_le_bytes());
     }
     if view.len_bytes() >= OUT_OF_BAND {
         let session = out.session();
@@ -100,10 +123,16 @@ pub(super) fn decode<'py>(
     block: Option<u64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let malformed = || PyRuntimeError::new_err("an array arrived in a form that makes no sense");
-    let [code, dims, rest @ ..] = body else { return Err(malformed()) };
-    let (extents, contents) = rest.split_at_checked(usize::from(*dims) * 8).ok_or_else(malformed)?;
-    let extents: Vec<u64> =
-        extents.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("eight bytes"))).collect();
+    let [code, dims, rest @ ..] = body else {
+        return Err(malformed());
+    };
+    let (extents, contents) = rest
+        .split_at_checked(usize::from(*dims) * 8)
+        .ok_or_else(malformed)?;
+    let extents: Vec<u64> = extents
+        .chunks_exact(8)
+        .map(|c| u64::from_le_bytes(c.try_into().expect("eight bytes")))
+        .collect();
     py.import(intern!(py, "numpy"))?;
     let numpy = numpy(py).ok_or_else(malformed)?;
     let dtype = dtype_of(py, numpy, *code)?;
@@ -112,19 +141,30 @@ pub(super) fn decode<'py>(
             let len = session.block(at).map_err(crate::errors::corrupt)?;
             let len = len.link.load(procession_shm::primitive::Ordering::Relaxed);
             let len = len.min(session.block_size(at).map_err(crate::errors::corrupt)?);
-            Py::new(py, BlockBuffer::own(session, at, len))?.into_bound(py).into_any()
+            Py::new(py, BlockBuffer::own(session, at, len))?
+                .into_bound(py)
+                .into_any()
         }
         None => PyByteArray::new(py, contents).into_any(),
     };
-    numpy.ndarray.bind(py).call1((PyTuple::new(py, extents)?, dtype, memory))
+    numpy
+        .ndarray
+        .bind(py)
+        .call1((PyTuple::new(py, extents)?, dtype, memory))
 }
 
 /// The types are made once: a lookup by letter costs more than the rest.
 fn dtype_of<'py>(py: Python<'py>, numpy: &Numpy, code: u8) -> PyResult<Bound<'py, PyAny>> {
     static TYPES: [PyOnceLock<Py<PyAny>>; 128] = [const { PyOnceLock::new() }; 128];
-    let cell = TYPES.get(usize::from(code)).ok_or_else(|| PyRuntimeError::new_err("an array of no known type"))?;
+    let cell = TYPES
+        .get(usize::from(code))
+        .ok_or_else(|| PyRuntimeError::new_err("an array of no known type"))?;
     let found = cell.get_or_try_init(py, || -> PyResult<_> {
-        Ok(numpy.dtype.bind(py).call1((char::from(code).to_string(),))?.unbind())
+        Ok(numpy
+            .dtype
+            .bind(py)
+            .call1((char::from(code).to_string(),))?
+            .unbind())
     })?;
     Ok(found.bind(py).clone())
 }

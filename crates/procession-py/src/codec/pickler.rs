@@ -57,8 +57,12 @@ impl Sink {
 
     /// The pickler's `buffer_callback`: true means that the buffer stays in the pickle.
     fn __call__(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some((session, buffers)) = *lock(&self.session) else { return Ok(true) };
-        let Ok(raw) = data.call_method0(intern!(py, "raw")) else { return Ok(true) };
+        let Some((session, buffers)) = *lock(&self.session) else {
+            return Ok(true);
+        };
+        let Ok(raw) = data.call_method0(intern!(py, "raw")) else {
+            return Ok(true);
+        };
         let view = PyBuffer::<u8>::get(&raw)?;
         if view.len_bytes() < OUT_OF_BAND {
             return Ok(true);
@@ -88,7 +92,11 @@ static IDLE: Mutex<Vec<Reused>> = Mutex::new(Vec::new());
 fn make(py: Python<'_>, version: (usize, usize)) -> PyResult<Reused> {
     let sink = Py::new(
         py,
-        Sink { bytes: Mutex::default(), parts: Mutex::default(), session: Mutex::default() },
+        Sink {
+            bytes: Mutex::default(),
+            parts: Mutex::default(),
+            session: Mutex::default(),
+        },
     )?;
     let class = py.import("_pickle")?.getattr("Pickler")?;
     let options = PyDict::new(py);
@@ -99,15 +107,24 @@ fn make(py: Python<'_>, version: (usize, usize)) -> PyResult<Reused> {
     let table = copyreg.copy()?;
     table.update(extra.as_mapping())?;
     pickler.setattr("dispatch_table", table)?;
-    Ok(Reused { pickler: pickler.unbind(), sink, version })
+    Ok(Reused {
+        pickler: pickler.unbind(),
+        sink,
+        version,
+    })
 }
 
 /// The tables of reductions: the interpreter's and those of `ForkingPickler`.
 fn tables(py: Python<'_>) -> PyResult<(&Bound<'_, PyDict>, &Bound<'_, PyDict>)> {
     static TABLES: PyOnceLock<(Py<PyDict>, Py<PyDict>)> = PyOnceLock::new();
     let found = TABLES.get_or_try_init(py, || -> PyResult<_> {
-        let copyreg = py.import("copyreg")?.getattr("dispatch_table")?.cast_into::<PyDict>()?;
-        let pickler = py.import("procession.reduction")?.getattr("ForkingPickler")?;
+        let copyreg = py
+            .import("copyreg")?
+            .getattr("dispatch_table")?
+            .cast_into::<PyDict>()?;
+        let pickler = py
+            .import("procession.reduction")?
+            .getattr("ForkingPickler")?;
         let extra = pickler.getattr("_extra_reducers")?.cast_into::<PyDict>()?;
         Ok((copyreg.unbind(), extra.unbind()))
     })?;
@@ -149,13 +166,19 @@ pub(super) fn dump(
     }
     pickler.call_method0(intern!(py, "clear_memo"))?;
     lock(&IDLE).push(reused);
-    Ok(Pickle { bytes, parts, handles })
+    Ok(Pickle {
+        bytes,
+        parts,
+        handles,
+    })
 }
 
 /// Adds to an exception where in the object the part is that cannot be pickled.
 fn explain(py: Python<'_>, obj: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     let noted = || -> PyResult<()> {
-        let explain = py.import("procession._explain")?.getattr("explain_unpicklable")?;
+        let explain = py
+            .import("procession._explain")?
+            .getattr("explain_unpicklable")?;
         explain.call1(PyTuple::new(py, [obj.as_any(), error.value(py).as_any()])?)?;
         Ok(())
     };

@@ -1,0 +1,209 @@
+//! A pool's worker: the loop that takes items, calls Python and sends what came of it.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use procession_engine::pool::{JobId, Task, Worker, WorkerId};
+use procession_shm::{Session, WaitError};
+use pyo3::exceptions::{PyRuntimeError, PySystemExit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::codec::{self, Taken};
+use crate::pool::{EXITED, RAISED, RETURNED, decode, pool_error};
+use crate::{enter, errors};
+
+/// How a function is called with an item.
+const STARMAP: u8 = 1;
+
+/// A worker's side.
+#[pyclass(frozen, module = "procession._native")]
+pub(crate) struct PoolWorker {
+    worker: Mutex<Option<Worker>>,
+    session: OnceLock<&'static Session>,
+}
+
+/// A job's function, as this worker has it.
+struct Function<'py> {
+    job: JobId,
+    call: Option<(u8, Bound<'py, PyAny>)>,
+}
+
+#[pymethods]
+impl PoolWorker {
+    #[new]
+    fn new(py: Python<'_>, index: u32, generation: u64, worker: u64) -> PyResult<Self> {
+        let handle = codec::handle_in(py, index, generation)?;
+        let session = handle.session();
+        let worker = Worker::join(handle, WorkerId(worker)).map_err(pool_error)?;
+        Ok(Self {
+            worker: Mutex::new(Some(worker)),
+            session: OnceLock::from(session),
+        })
+    }
+
+    /// Works until there is nothing more to do; how many items were done.
+    ///
+    /// `describe` turns an exception into what is sent for it, `unsendable` does so for a result that cannot be pickled.
+    fn run(
+        &self,
+        py: Python<'_>,
+        describe: &Bound<'_, PyAny>,
+        unsendable: &Bound<'_, PyAny>,
+    ) -> PyResult<u64> {
+        let taken = self
+            .worker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let (Some(mut worker), Some(session)) = (taken, self.session.get()) else {
+            return Err(PyRuntimeError::new_err("this worker has run already"));
+        };
+        let mut function: Option<Function<'_>> = None;
+        let mut done = 0;
+        while let Some(mut task) = next_task(py, &mut worker)? {
+            let result = run_task(py, session, &worker, &mut task, &mut function);
+            finish_task(py, session, &mut worker, result, describe, unsendable)?;
+            done += 1;
+        }
+        Ok(done)
+    }
+}
+
+fn next_task(py: Python<'_>, worker: &mut Worker) -> PyResult<Option<Task>> {
+    if let Some(task) = worker.try_next().map_err(pool_error)? {
+        return Ok(Some(task));
+    }
+    let mut failed = None;
+    let next = enter::blocking(py, |check| {
+        worker.next(check).map_err(|e| {
+            failed = Some(e);
+            WaitError::Interrupted
+        })
+    })?;
+    match (next, failed) {
+        (Ok(task), _) => Ok(task),
+        (Err(_), Some(error)) => Err(pool_error(error)),
+        (Err(error), None) => Err(errors::wait(error)),
+    }
+}
+
+fn run_task<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    worker: &Worker,
+    task: &mut Task,
+    function: &mut Option<Function<'py>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let block = task.take_block();
+    let taken = codec::take(py, task.bytes(), block);
+    if function.as_ref().is_none_or(|f| f.job != task.job) {
+        // The old one goes first: it may hold a lot of memory.
+        *function = None;
+        let payload = worker.function().map_err(pool_error)?;
+        let object = decode(py, session, payload)?;
+        let call = if object.is_none() {
+            None
+        } else {
+            Some(object.extract::<(u8, Bound<'py, PyAny>)>()?)
+        };
+        *function = Some(Function {
+            job: task.job,
+            call,
+        });
+    }
+    let item = match taken {
+        Taken::Object(item) => item,
+        later => codec::finish(py, session, later)?,
+    };
+    match function.as_ref().and_then(|f| f.call.as_ref()) {
+        Some((STARMAP, function)) => {
+            let args = match item.cast_into::<PyTuple>() {
+                Ok(args) => args,
+                Err(other) => other
+                    .into_inner()
+                    .try_iter()?
+                    .collect::<PyResult<Vec<_>>>()
+                    .and_then(|v| PyTuple::new(py, v))?,
+            };
+            function.call1(args)
+        }
+        Some((_, function)) => function.call1((item,)),
+        None => {
+            let (function, args, kwds): (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>) =
+                item.extract()?;
+            let args = args.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+            let kwds = kwds.cast_into::<PyDict>()?;
+            function.call(PyTuple::new(py, args)?, Some(&kwds))
+        }
+    }
+}
+
+fn finish_task(
+    py: Python<'_>,
+    session: &'static Session,
+    worker: &mut Worker,
+    result: PyResult<Bound<'_, PyAny>>,
+    describe: &Bound<'_, PyAny>,
+    unsendable: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (status, value) = match result {
+        Ok(value) => (RETURNED, value),
+        Err(error) if error.is_instance_of::<PySystemExit>(py) => {
+            let code = exit_code(py, &error);
+            let told = (std::process::id(), code).into_pyobject(py)?.into_any();
+            send(py, session, worker, EXITED, &told)?;
+            return Err(error);
+        }
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => {
+            return Err(error);
+        }
+        Err(error) => (RAISED, describe.call1((error.into_value(py),))?),
+    };
+    let encoded = match codec::encode(py, session, &value) {
+        Ok(encoded) => encoded,
+        Err(problem) => {
+            let instead = unsendable.call1((problem.into_value(py), &value))?;
+            return send(py, session, worker, RAISED, &instead);
+        }
+    };
+    match worker.finish(status, encoded.message()) {
+        Ok(()) => {
+            encoded.sent();
+            Ok(())
+        }
+        Err(problem) => {
+            drop(encoded);
+            let problem = pool_error(problem).into_value(py);
+            let instead = unsendable.call1((problem, intern!(py, "(too large)")))?;
+            send(py, session, worker, RAISED, &instead)
+        }
+    }
+}
+
+fn send(
+    py: Python<'_>,
+    session: &'static Session,
+    worker: &mut Worker,
+    status: u8,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let encoded = codec::encode(py, session, value)?;
+    worker
+        .finish(status, encoded.message())
+        .map_err(pool_error)?;
+    encoded.sent();
+    Ok(())
+}
+
+/// The exit code that a `SystemExit` stands for.
+fn exit_code(py: Python<'_>, error: &PyErr) -> i32 {
+    let Ok(code) = error.value(py).getattr(intern!(py, "code")) else {
+        return 1;
+    };
+    if code.is_none() {
+        0
+    } else {
+        code.extract().unwrap_or(1)
+    }
+}
