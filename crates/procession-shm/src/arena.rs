@@ -318,9 +318,12 @@ impl Session {
 
     /// Is the block at `offset` this process's own? (A child of a fork inherits buffers, but not their blocks.)
     pub fn owns(&self, offset: u64) -> bool {
-        let Ok(record) = self.block(offset) else { return false };
+        let Ok(record) = self.block(offset) else {
+            return false;
+        };
         let owner = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
-        self.current().is_some_and(|me| owner.same_as(BlockOwner::process(me)))
+        self.current()
+            .is_some_and(|me| owner.same_as(BlockOwner::process(me)))
     }
 
     /// Bytes that the block at `offset` can hold.

@@ -64,14 +64,21 @@ pub(crate) fn disown(
     found: &mut Vec<u64>,
 ) -> Result<(), Corrupt> {
     let room = session.block_size(at)?.saturating_sub(8) / 16;
-    let count = session.segment().at::<AtomicU64>(at)?.load(Ordering::Acquire);
+    let count = session
+        .segment()
+        .at::<AtomicU64>(at)?
+        .load(Ordering::Acquire);
     for i in 0..count.min(room).min(MOST) {
         let entry: &'static [AtomicU64; 2] = session.segment().at(at + 8 + i * 16)?;
         let part = entry[0].load(Ordering::Relaxed);
-        let Ok(record) = session.block(part) else { continue };
+        let Ok(record) = session.block(part) else {
+            continue;
+        };
         let old = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
         if old.same_as(BlockOwner::member_of(at)) {
-            record.owner.store(heir.with_flags_of(old).word(), Ordering::Release);
+            record
+                .owner
+                .store(heir.with_flags_of(old).word(), Ordering::Release);
             crash_point!("bundle.disowned");
             found.push(part);
         }

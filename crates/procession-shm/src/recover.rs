@@ -37,11 +37,7 @@ impl Session {
         self.trim_if_idle()?;
         let rolled_back = self.header().rollbacks.load(Ordering::SeqCst)
             != self.header().rollbacks_seen.load(Ordering::SeqCst);
-        if rolled_back
-            || self
-                .slots()
-                .any(|(_, slot)| self.is_lost(slot))
-        {
+        if rolled_back || self.slots().any(|(_, slot)| self.is_lost(slot)) {
             self.recover_now()?;
         }
         Ok(())

@@ -52,7 +52,9 @@ impl Segment {
     #[inline]
     pub fn at<T: Shared>(&self, offset: u64) -> Result<&'static T, Corrupt> {
         let size = size_of::<T>() as u64;
-        if offset > self.len() || self.len() - offset < size || !offset.is_multiple_of(align_of::<T>() as u64)
+        if offset > self.len()
+            || self.len() - offset < size
+            || !offset.is_multiple_of(align_of::<T>() as u64)
         {
             return Err(Corrupt("an offset points outside"));
         }

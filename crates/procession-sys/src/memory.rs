@@ -311,7 +311,10 @@ mod tests {
         unsafe {
             m.base().as_ptr().add(4096).write(7);
             m.base().as_ptr().write(8);
-            assert_eq!((v.base().as_ptr().read(), v.base().as_ptr().add(4096).read()), (8, 0));
+            assert_eq!(
+                (v.base().as_ptr().read(), v.base().as_ptr().add(4096).read()),
+                (8, 0)
+            );
             m.make_shared(4096, 4096).unwrap();
             assert_eq!(m.base().as_ptr().add(4096).read(), 0);
         }

@@ -32,7 +32,10 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// A message of bytes alone.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, ..Self::default() }
+        Self {
+            bytes,
+            ..Self::default()
+        }
     }
 
     /// Bytes in all.
@@ -50,7 +53,9 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn write(&self, session: &Session, at: u64) -> Result<(), Corrupt> {
         session.segment().write(at, self.bytes)?;
-        session.segment().write(at + self.bytes.len() as u64, self.tail)
+        session
+            .segment()
+            .write(at + self.bytes.len() as u64, self.tail)
     }
 }
 

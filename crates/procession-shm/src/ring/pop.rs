@@ -9,8 +9,8 @@ use crate::primitive::{AtomicU64, Ordering, fence};
 use crate::wait::{Wait, notify};
 use crate::watch;
 
-use super::{Port, RingBody};
 use super::layout::{Step, advance, count, offset};
+use super::{Port, RingBody};
 
 impl Port<'_> {
     /// Takes the oldest message, if there is one. `take` runs under the guard and must be quick; it sees untrusted bytes.

@@ -55,7 +55,10 @@ impl Port<'_> {
                 return Err(error.into());
             }
         };
-        let by_reference = Message { block: Some(block), ..Message::default() };
+        let by_reference = Message {
+            block: Some(block),
+            ..Message::default()
+        };
         let pushed = self.push_record(by_reference, len, IN_BLOCK, wait);
         if !matches!(pushed, Ok(true)) {
             if block != bytes {
@@ -91,7 +94,12 @@ impl Port<'_> {
         crash_point!("ring.push.room");
         let base = segment + RECORDS + at;
         let memory = session.segment();
-        let flags = flags | if message.block.is_some() { HAS_BLOCK } else { 0 };
+        let flags = flags
+            | if message.block.is_some() {
+                HAS_BLOCK
+            } else {
+                0
+            };
         memory
             .at::<AtomicU64>(base)?
             .store(u64::from(flags) << 32 | len, Ordering::Relaxed);

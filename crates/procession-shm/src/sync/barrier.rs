@@ -233,7 +233,8 @@ impl Barrier {
             Wait::new(session, self.handle.index(), WaitKind::Signal, deadline).checked(check);
         wait.until(&body.gate, || {
             if body.generation.load(Ordering::Acquire) != arrival.generation {
-                let reset = body.resets.load(Ordering::Acquire) >> (arrival.generation % 64) & 1 != 0;
+                let reset =
+                    body.resets.load(Ordering::Acquire) >> (arrival.generation % 64) & 1 != 0;
                 return Ok(Some(if reset { Err(Broken) } else { Ok(()) }));
             }
             Ok(self.is_broken().then_some(Err(Broken)))
