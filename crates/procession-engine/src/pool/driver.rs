@@ -129,13 +129,34 @@ impl Pool {
     /// Feeds an item; its number, or `None` if so many are outstanding that some have to be collected first.
     #[inline]
     pub fn feed(&self, job: JobId, arguments: Message<'_>) -> Result<Option<u64>, PoolError> {
+        self.feed_item(job, arguments, false)
+    }
+
+    /// As [`Pool::feed`], for items in a row: workers are told of them only now and then, and of the rest when the job is
+    /// sealed, waited for, or fed by the other call.
+    #[inline]
+    pub fn feed_more(&self, job: JobId, arguments: Message<'_>) -> Result<Option<u64>, PoolError> {
+        self.feed_item(job, arguments, true)
+    }
+
+    #[inline]
+    fn feed_item(
+        &self,
+        job: JobId,
+        arguments: Message<'_>,
+        more: bool,
+    ) -> Result<Option<u64>, PoolError> {
         let mut inner = self.lock()?;
         inner.check_alive()?;
         let job = inner.job(job)?;
         if job.owned.is_sealed() {
             return Err(PoolError::Closed);
         }
-        Ok(job.owned.feed(arguments)?)
+        let item = job.owned.feed(arguments, more)?;
+        if item.is_none() {
+            job.owned.publish();
+        }
+        Ok(item)
     }
 
     /// There will be no further items; how many there are.

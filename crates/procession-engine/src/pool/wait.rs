@@ -214,6 +214,7 @@ impl Inner {
         let seen = self.seen;
         let poll_at = self.poll_at();
         let job = self.job(job)?;
+        job.owned.publish();
         let watch = job.owned.watch();
         let (fed, done) = (job.owned.fed(), watch.done());
         let wanted = match until {

@@ -267,6 +267,24 @@ impl Front {
         }
         self.serve();
         assert!(self.ended);
+        // Nothing is left of those who have died, however they did.
+        let session = home::session().unwrap();
+        loop {
+            session.recover_now().unwrap();
+            let mut left = Vec::new();
+            session
+                .for_each_block(|at, of| {
+                    if of.as_process().is_some_and(|p| !session.is_alive(p)) {
+                        left.push((at, of));
+                    }
+                })
+                .unwrap();
+            if left.is_empty() {
+                return;
+            }
+            assert!(now_ns() < until, "blocks of the dead are left: {left:?}");
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -199,13 +199,13 @@ fn announce_finished(
 ) -> Result<(), ShmError> {
     let first = ledger.first.load(Ordering::Relaxed);
     let current = ledger.current.load(Ordering::Relaxed);
-    let per_chunk = job.items_per_chunk();
+    let shape = job.shape();
     let Some(at) = job.chunk_of(session, first)? else {
         return Ok(());
     };
     let chunk: &'static Chunk = session.segment().at(at)?;
-    for item in first..current.min(first + per_chunk) {
-        let index = item % per_chunk;
+    for item in first..current.min(first + shape.items()) {
+        let index = shape.index(item);
         let head = cell_at(session, at, index)?.result[0].load(Ordering::Acquire);
         if is_final(head) {
             let word = &chunk.bits[(index / 64) as usize % BIT_WORDS];

@@ -14,7 +14,9 @@ use crate::primitive::{Ordering, fence};
 use crate::session::Session;
 use crate::wait::notify;
 
-use super::layout::{BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, REQUEUE};
+use super::layout::{
+    BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, REQUEUE, Shape,
+};
 use super::{Board, add};
 
 /// How much work to claim at once, in nanoseconds.
@@ -33,6 +35,7 @@ pub(super) struct Range {
     pub(super) end: u64,
     /// Where their chunk is.
     pub(super) chunk: u64,
+    pub(super) shape: Shape,
 }
 
 /// A place where unstarted items were found.
@@ -172,6 +175,7 @@ impl Board {
             first,
             end,
             chunk,
+            shape: slot.shape(),
         }))
     }
 
@@ -281,10 +285,10 @@ fn find_queued(
         let Some(job) = JobId::from_word(slot.id.load(Ordering::Acquire)) else {
             continue;
         };
-        let per_chunk = slot.items_per_chunk();
+        let shape = slot.shape();
         let count = fair_share(session, body, slot, fed - cursor)
             .min(most)
-            .min(per_chunk - cursor % per_chunk)
+            .min(shape.items() - shape.index(cursor))
             .max(1);
         txn.set(&slot.cursor, cursor + count);
         return Some(Offer {

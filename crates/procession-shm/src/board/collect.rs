@@ -104,7 +104,7 @@ impl OwnedJob {
     /// The cell of an item that was fed and not collected.
     #[inline]
     fn uncollected(&self, item: u64) -> Result<Option<&'static Cell>, ShmError> {
-        let (number, index) = (item / self.items_per_chunk, item % self.items_per_chunk);
+        let (number, index) = (self.shape.chunk(item), self.shape.index(item));
         if item >= self.fed || number < self.first {
             return Ok(None);
         }
@@ -136,7 +136,7 @@ impl OwnedJob {
                     .checked_sub(self.first)
                     .and_then(|n| self.chunks.get(n as usize));
                 if let Some(Some(chunk)) = chunk {
-                    let begin = number * self.items_per_chunk;
+                    let begin = self.shape.begin(*number);
                     let shared: &'static Chunk = session.segment().at(chunk.at)?;
                     for (w, bits) in shared.bits.iter().enumerate() {
                         let mut bits = match bits.load(Ordering::SeqCst) {
@@ -162,7 +162,7 @@ impl OwnedJob {
             .uncollected(item)?
             .ok_or(Corrupt("an item was collected before"))?;
         let taken = self.contents(cell);
-        let (number, index) = (item / self.items_per_chunk, item % self.items_per_chunk);
+        let (number, index) = (self.shape.chunk(item), self.shape.index(item));
         let place = (number - self.first) as usize;
         if let Some(chunk) = &mut self.chunks[place] {
             chunk.collected[(index / 64) as usize] |= 1 << (index % 64);

@@ -108,8 +108,8 @@ pub(super) struct JobSlot {
     pub(super) directory: AtomicU64,
     /// Chunks in the directory; chunk `n` stands at `n % chunks`, or in the first free place behind.
     pub(super) chunks: AtomicU64,
-    /// Items in each chunk.
-    pub(super) chunk_items: AtomicU64,
+    /// Items in each chunk, as a power of two.
+    pub(super) shift: AtomicU64,
     /// The function: a payload (see `payload`).
     pub(super) function: [AtomicU64; 4],
     /// How many items to claim at first.
@@ -266,14 +266,60 @@ pub(super) fn cell_at(session: &Session, chunk: u64, index: u64) -> Result<&'sta
     session.segment().at(at)
 }
 
+/// How a job's items are divided into chunks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape(u32);
+
+impl Shape {
+    fn new(shift: u64) -> Self {
+        Self(shift.min(CHUNK.trailing_zeros().into()) as u32)
+    }
+
+    /// For a job of `total` items.
+    pub(super) fn for_total(total: Option<u64>) -> Self {
+        let items = total.unwrap_or(CHUNK).clamp(1, CHUNK).next_power_of_two();
+        Self::new(items.trailing_zeros().into())
+    }
+
+    /// As it stands in shared memory.
+    pub(super) fn word(self) -> u64 {
+        self.0.into()
+    }
+
+    /// Items in a chunk.
+    #[inline]
+    pub(super) fn items(self) -> u64 {
+        1 << self.0
+    }
+
+    /// The number of the item's chunk.
+    #[inline]
+    pub(super) fn chunk(self, item: u64) -> u64 {
+        item >> self.0
+    }
+
+    /// The item's number in its chunk.
+    #[inline]
+    pub(super) fn index(self, item: u64) -> u64 {
+        item & (self.items() - 1)
+    }
+
+    /// The first item of a chunk.
+    #[inline]
+    pub(super) fn begin(self, chunk: u64) -> u64 {
+        chunk << self.0
+    }
+}
+
 impl JobSlot {
     pub(super) fn flag(&self, flag: u64) -> bool {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    /// Items of a chunk, at least one.
-    pub(super) fn items_per_chunk(&self) -> u64 {
-        self.chunk_items.load(Ordering::Relaxed).clamp(1, CHUNK)
+    /// How its items are divided into chunks.
+    #[inline]
+    pub(super) fn shape(&self) -> Shape {
+        Shape::new(self.shift.load(Ordering::Relaxed))
     }
 
     /// How many chunks the directory has places for.
@@ -298,7 +344,7 @@ impl JobSlot {
 
     /// Where the chunk of `item` is, if it still is.
     pub(super) fn chunk_of(&self, session: &Session, item: u64) -> Result<Option<u64>, Corrupt> {
-        let number = item / self.items_per_chunk();
+        let number = self.shape().chunk(item);
         for place in number..number + self.places() {
             let at = self.entry(session, place)?.load(Ordering::Acquire);
             if at != 0 {
@@ -318,7 +364,7 @@ impl JobSlot {
         item: u64,
     ) -> Result<Option<&'static Cell>, Corrupt> {
         self.chunk_of(session, item)?
-            .map(|chunk| cell_at(session, chunk, item % self.items_per_chunk()))
+            .map(|chunk| cell_at(session, chunk, self.shape().index(item)))
             .transpose()
     }
 }

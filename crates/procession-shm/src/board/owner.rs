@@ -12,7 +12,7 @@ use crate::wait::notify;
 
 use super::Board;
 use super::layout::{
-    AS_FINISHED, CHUNK, Chunk, FED, JOBS, JobId, JobSlot, KEEP_ARGUMENTS, Summary, TIMED,
+    AS_FINISHED, CHUNK, Chunk, FED, JOBS, JobId, JobSlot, KEEP_ARGUMENTS, Shape, Summary, TIMED,
     WINDOW_CHUNKS, cell_at, chunk_len, directory_len, is_final,
 };
 use super::payload::{self, Written};
@@ -46,8 +46,10 @@ pub struct OwnedJob {
     pub(super) first: u64,
     /// Chunks whose items are all collected, which a worker may still be looking at.
     pub(super) spent: Vec<OwnedChunk>,
-    pub(super) items_per_chunk: u64,
+    pub(super) shape: Shape,
     pub(super) fed: u64,
+    /// Items that workers have been told of.
+    published: u64,
     pub(super) sealed: bool,
     pub(super) collected: u64,
     /// The next item to collect in order.
@@ -77,6 +79,9 @@ pub(super) struct OwnedChunk {
 pub(super) const FIRST_SLAB: u64 = 4 << 10;
 pub(super) const LAST_SLAB: u64 = 64 << 10;
 
+/// Of items that are fed in a row, workers are told every so many.
+const PUBLISH_EVERY: u64 = 32;
+
 impl Board {
     /// Opens a job. `None` if the board has as many as it can have.
     pub fn open_job(
@@ -89,7 +94,7 @@ impl Board {
             return Ok(None);
         };
         let slot = &body.jobs[number];
-        let items_per_chunk = options.total.unwrap_or(CHUNK).clamp(1, CHUNK);
+        let shape = Shape::for_total(options.total);
         let chunks = options
             .total
             .map_or(WINDOW_CHUNKS, |n| n.div_ceil(CHUNK).clamp(1, WINDOW_CHUNKS));
@@ -120,7 +125,7 @@ impl Board {
             (&slot.flags, flags),
             (&slot.directory, directory),
             (&slot.chunks, chunks),
-            (&slot.chunk_items, items_per_chunk),
+            (&slot.shift, shape.word()),
             (&slot.hint, u64::from(options.hint)),
             (&slot.closing, 0),
             (&slot.cursor, 0),
@@ -141,8 +146,9 @@ impl Board {
             at_place: vec![0; chunks as usize],
             first: 0,
             spent: Vec::new(),
-            items_per_chunk,
+            shape,
             fed: 0,
+            published: 0,
             sealed: false,
             collected: 0,
             next: 0,
@@ -182,10 +188,12 @@ impl OwnedJob {
         self.sealed
     }
 
-    /// Feeds an item; its number, or `None` if too many are outstanding.
-    pub fn feed(&mut self, arguments: Message<'_>) -> Result<Option<u64>, ShmError> {
+    /// Feeds an item; its number, or `None` if too many are outstanding. If `more` follow at once, workers are told only now
+    /// and then: [`OwnedJob::publish`] must come last.
+    #[inline]
+    pub fn feed(&mut self, arguments: Message<'_>, more: bool) -> Result<Option<u64>, ShmError> {
         let item = self.fed;
-        let (number, index) = (item / self.items_per_chunk, item % self.items_per_chunk);
+        let (number, index) = (self.shape.chunk(item), self.shape.index(item));
         if number == self.first + self.chunks.len() as u64 && !self.add_chunk(number)? {
             return Ok(None);
         }
@@ -203,6 +211,19 @@ impl OwnedJob {
         store(&cell.arguments, written.kind | written.len << 32, written);
         cell.result[0].store(FED, Ordering::Relaxed);
         self.fed = item + 1;
+        if !more || self.fed - self.published >= PUBLISH_EVERY {
+            self.publish();
+        }
+        Ok(Some(item))
+    }
+
+    /// Tells the workers of the items that were fed.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.published == self.fed {
+            return;
+        }
+        self.published = self.fed;
         self.slot.fed.store(self.fed, Ordering::Release);
         crash_point!("board.feed.published");
         let body = self.board.body;
@@ -214,12 +235,12 @@ impl OwnedJob {
         if body.work.has_sleepers() {
             notify(&body.work, Wake::One);
         }
-        Ok(Some(item))
     }
 
     /// There will be no further items.
     pub fn seal(&mut self) {
         self.sealed = true;
+        self.publish();
         self.slot.total.store(self.fed, Ordering::Release);
     }
 
@@ -239,7 +260,7 @@ impl OwnedJob {
             return Ok(false);
         };
         let owner = BlockOwner::object(self.board.index());
-        let at = session.alloc(chunk_len(self.items_per_chunk), owner)?;
+        let at = session.alloc(chunk_len(self.shape.items()), owner)?;
         let chunk: &'static Chunk = session.segment().at(at)?;
         chunk.number.store(number, Ordering::Relaxed);
         chunk.place.store(place, Ordering::Relaxed);
@@ -256,7 +277,7 @@ impl OwnedJob {
             at,
             number,
             place,
-            left: self.items_per_chunk,
+            left: self.shape.items(),
             collected: [0; (CHUNK / 64) as usize],
             slabs: Vec::new(),
             used: 0,
@@ -267,21 +288,21 @@ impl OwnedJob {
 
     /// Items of a chunk that have been fed.
     pub(super) fn items_of(&self, chunk: &OwnedChunk) -> u64 {
-        let begin = chunk.number * self.items_per_chunk;
-        self.fed.saturating_sub(begin).min(self.items_per_chunk)
+        let begin = self.shape.begin(chunk.number);
+        self.fed.saturating_sub(begin).min(self.shape.items())
     }
 
     /// Has every item that was fed an outcome? (Advances a mark over those at the front.)
     pub fn finished_prefix(&mut self) -> Result<u64, ShmError> {
         let session = self.board.session();
-        self.prefix = self.prefix.max(self.first * self.items_per_chunk);
+        self.prefix = self.prefix.max(self.shape.begin(self.first));
         while self.prefix < self.fed {
-            let number = self.prefix / self.items_per_chunk;
+            let number = self.shape.chunk(self.prefix);
             let Some(chunk) = &self.chunks[(number - self.first) as usize] else {
-                self.prefix = (number + 1) * self.items_per_chunk;
+                self.prefix = self.shape.begin(number + 1);
                 continue;
             };
-            let cell = cell_at(session, chunk.at, self.prefix % self.items_per_chunk)?;
+            let cell = cell_at(session, chunk.at, self.shape.index(self.prefix))?;
             if !is_final(cell.result[0].load(Ordering::Acquire)) {
                 break;
             }
@@ -294,10 +315,10 @@ impl OwnedJob {
     pub fn recount(&mut self) -> Result<u64, ShmError> {
         let session = self.board.session();
         let before = self.slot.done.load(Ordering::Acquire);
-        let mut finished = self.first * self.items_per_chunk;
+        let mut finished = self.shape.begin(self.first);
         for chunk in &self.chunks {
             let Some(chunk) = chunk else {
-                finished += self.items_per_chunk;
+                finished += self.shape.items();
                 continue;
             };
             for index in 0..self.items_of(chunk) {

@@ -144,12 +144,13 @@ fn pack(message: Message<'_>) -> [u64; 3] {
     words
 }
 
-fn unpack(words: &[u64]) -> [u8; INLINE_MAX] {
+#[inline]
+fn unpack(words: &[u64]) -> Aligned {
     let mut bytes = [0u8; INLINE_MAX];
     for (eight, word) in bytes.chunks_exact_mut(8).zip(words) {
         eight.copy_from_slice(&word.to_le_bytes());
     }
-    bytes
+    Aligned(bytes)
 }
 
 fn copy_in(session: &Session, at: u64, message: Message<'_>) -> Result<(), Corrupt> {
@@ -182,10 +183,15 @@ pub struct Payload {
 
 #[derive(Debug)]
 enum Bytes {
-    Inline([u8; INLINE_MAX]),
+    Inline(Aligned),
     At(u64),
     Heap(Vec<u8>),
 }
+
+/// Aligned as the words that it is made from: moving it by bytes costs more than all the rest.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(8))]
+struct Aligned([u8; INLINE_MAX]);
 
 impl Payload {
     /// Reads what a cell says.
@@ -199,13 +205,12 @@ impl Payload {
     ) -> Result<Self, ShmError> {
         let mut payload = Self {
             session,
-            bytes: Bytes::Inline([0; INLINE_MAX]),
+            bytes: Bytes::Inline(unpack(&words)),
             len: len as usize,
             own: None,
             block: None,
         };
         if kind == INLINE && len <= INLINE_MAX as u64 {
-            payload.bytes = Bytes::Inline(unpack(&words));
             return Ok(payload);
         }
         payload.read_long(kind, words, take)?;
@@ -265,11 +270,19 @@ impl Payload {
         Ok(())
     }
 
+    /// Copies out what stands in memory that is not this payload's own.
+    pub(super) fn detach(mut self) -> Self {
+        if self.own.is_none() && matches!(self.bytes, Bytes::At(_)) {
+            self.bytes = Bytes::Heap(self.bytes().to_vec());
+        }
+        self
+    }
+
     /// The message's bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Inline(bytes) => &bytes[..self.len],
+            Bytes::Inline(bytes) => &bytes.0[..self.len],
             // The range was checked when the payload was read.
             Bytes::At(at) => (self.session.segment().bytes(*at, self.len as u64)).unwrap_or(&[]),
             Bytes::Heap(bytes) => bytes,

@@ -22,7 +22,7 @@ impl OwnedJob {
             // Under the guard, so that no range is on its way from one ledger to another.
             let _section = self.board.lock()?;
             self.ledgers_here()
-                .map(|l| l.first.load(Ordering::Relaxed) / self.items_per_chunk)
+                .map(|l| self.shape.chunk(l.first.load(Ordering::Relaxed)))
                 .collect()
         };
         let (keep, free): (Vec<_>, Vec<_>) = self
@@ -79,7 +79,7 @@ impl OwnedJob {
                 let was =
                     head.compare_exchange(FED, CANCELLED, Ordering::AcqRel, Ordering::Relaxed);
                 if was.is_ok() {
-                    cancelled.push(chunk.number * self.items_per_chunk + index);
+                    cancelled.push(self.shape.begin(chunk.number) + index);
                 }
             }
         }

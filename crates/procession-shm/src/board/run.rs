@@ -144,8 +144,10 @@ impl Seat {
     }
 
     /// Start-up has succeeded.
+    #[inline]
     pub fn up(&self) {
-        if self.ledger.is_up.swap(1, Ordering::SeqCst) == 0 {
+        if self.ledger.is_up.load(Ordering::Relaxed) == 0 {
+            self.ledger.is_up.store(1, Ordering::SeqCst);
             self.board.body.raise();
         }
     }
@@ -177,7 +179,7 @@ impl Seat {
     #[inline]
     fn start(&mut self, range: &Range) -> Result<Option<Next>, ShmError> {
         let (session, item) = (self.board.session(), self.position);
-        let index = item % range.slot.items_per_chunk();
+        let index = range.shape.index(item);
         let cell = cell_at(session, range.chunk, index)?;
         if self.started > 0 && (range.end - range.first <= SHORT_RANGE || range.slot.flag(TIMED)) {
             self.ledger.since_ns.store(now_ns(), Ordering::Relaxed);
@@ -262,13 +264,9 @@ impl Seat {
         };
         let head = range.slot.function[0].load(Ordering::Acquire);
         let words = [1, 2, 3].map(|i| range.slot.function[i].load(Ordering::Relaxed));
-        Payload::read(
-            self.board.session(),
-            head & 0xff,
-            head >> 32,
-            words,
-            Take::Copy,
-        )
+        let (kind, len) = (head & 0xff, head >> 32);
+        let session = self.board.session();
+        Ok(Payload::read(session, kind, len, words, Take::Copy)?.detach())
     }
 
     /// Commits the result of the item in hand. On an error it is still in hand.
@@ -279,9 +277,7 @@ impl Seat {
         };
         let board = &self.board;
         let slab = &mut self.slab;
-        let written = payload::write(board.session(), result, |len| {
-            slab.room(board, range.chunk, len)
-        })?;
+        let written = payload::write(board.session(), result, |len| slab.room(board, &range, len))?;
         let head = DONE | written.kind << 8 | u64::from(status) << 16 | written.len << 32;
         crash_point!("board.finish.written");
         if let Some(block) = written.block() {
@@ -293,7 +289,9 @@ impl Seat {
         self.tasks += 1;
         self.ledger.tasks.store(self.tasks, Ordering::Relaxed);
         if let Some(slot) = self.shown {
-            slot.tasks_done.fetch_add(1, Ordering::Relaxed);
+            // For tools: not worth a locked instruction.
+            let before = slot.tasks_done.load(Ordering::Relaxed);
+            slot.tasks_done.store(before + 1, Ordering::Relaxed);
         }
         self.announce(&range, item)
     }
@@ -314,7 +312,7 @@ impl Seat {
     fn announce(&mut self, range: &Range, item: u64) -> Result<(), ShmError> {
         self.uncounted += 1;
         if range.slot.flag(AS_FINISHED) {
-            let index = item % range.slot.items_per_chunk();
+            let index = range.shape.index(item);
             let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
             if word != self.unset.0 {
                 self.set_bits(range)?;

@@ -6,13 +6,15 @@ use crate::error::ShmError;
 use crate::primitive::{AtomicU64, Ordering};
 
 use super::Board;
+use super::claim::Range;
 use super::layout::{Chunk, JobSlot};
 use super::owner::{FIRST_SLAB, LAST_SLAB};
 
 /// Room for longer results, in a block that lives as long as the chunk.
 #[derive(Debug, Default)]
 pub(super) struct Slab {
-    chunk: u64,
+    /// Which chunk: job and number. Its address would not do, another chunk may stand there by now.
+    of: (u64, u64),
     at: u64,
     used: u64,
     size: u64,
@@ -20,15 +22,13 @@ pub(super) struct Slab {
 
 impl Slab {
     /// Room for `len` bytes that stay for as long as the chunk does.
-    pub(super) fn room(&mut self, board: &Board, chunk: u64, len: u64) -> Result<u64, ShmError> {
+    pub(super) fn room(&mut self, board: &Board, range: &Range, len: u64) -> Result<u64, ShmError> {
         let len = len.next_multiple_of(8);
-        if self.chunk != chunk || self.size - self.used < len {
-            let grown = if self.chunk == chunk {
-                self.size * 2
-            } else {
-                0
-            };
-            self.extend(board, chunk, grown.clamp(FIRST_SLAB, LAST_SLAB))?;
+        let of = (range.job.word(), range.shape.chunk(range.first));
+        if self.of != of || self.size - self.used < len {
+            let grown = if self.of == of { self.size * 2 } else { 0 };
+            self.extend(board, range.chunk, grown.clamp(FIRST_SLAB, LAST_SLAB))?;
+            self.of = of;
         }
         let at = self.at + self.used;
         self.used += len;
@@ -52,7 +52,7 @@ impl Slab {
         crash_point!("board.slab.linked");
         txn.commit();
         *self = Self {
-            chunk: at,
+            of: (0, 0),
             at: block,
             used: 8,
             size,

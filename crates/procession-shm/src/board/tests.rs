@@ -68,10 +68,20 @@ fn payload_for(item: u64) -> Vec<u8> {
     (0..len).map(|i| (item + i) as u8).collect()
 }
 
+/// Lets the workers go also when the test fails, so that it fails and does not hang.
+struct EndAtExit<'a>(&'a Board);
+
+impl Drop for EndAtExit<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 fn run_many(items: u64, as_finished: bool) {
     let board = board(8);
     let ran = Count::new(0);
     std::thread::scope(|scope| {
+        let _end = EndAtExit(&board);
         for number in 1..=4 {
             let (board, ran) = (&board, &ran);
             scope.spawn(move || work(board, number, ran));
@@ -85,9 +95,15 @@ fn run_many(items: u64, as_finished: bool) {
             .unwrap()
             .unwrap();
         let mut seen = HashSet::new();
+        let until = Deadline::after(Some(Duration::from_secs(60)));
         let mut fed = 0;
         while seen.len() < items as usize {
-            if fed < items && job.feed(Message::new(&payload_for(fed))).unwrap().is_some() {
+            if fed < items
+                && job
+                    .feed(Message::new(&payload_for(fed)), fed % 3 != 0)
+                    .unwrap()
+                    .is_some()
+            {
                 fed += 1;
             }
             let got = if as_finished {
@@ -96,6 +112,8 @@ fn run_many(items: u64, as_finished: bool) {
                 job.collect_next().unwrap()
             };
             let Some((item, taken)) = got else {
+                job.publish();
+                assert!(!until.passed(), "only {} items are done", seen.len());
                 std::thread::yield_now();
                 continue;
             };
@@ -143,7 +161,7 @@ fn a_buried_worker_loses_exactly_the_item_in_hand() {
         .unwrap()
         .unwrap();
     for i in 0..8u8 {
-        job.feed(Message::new(&[i])).unwrap().unwrap();
+        job.feed(Message::new(&[i]), false).unwrap().unwrap();
     }
     let mut seat = board.sit_down(1).unwrap().unwrap();
     assert_eq!(next(&mut seat).unwrap().item, 0);
@@ -196,7 +214,7 @@ fn a_died_item_can_be_run_again_with_its_arguments() {
         block: Some(block),
         ..Message::new(&[7; 5000])
     };
-    job.feed(message).unwrap().unwrap();
+    job.feed(message, false).unwrap().unwrap();
     for attempt in 1..=3 {
         let mut seat = board.sit_down(attempt).unwrap().unwrap();
         let mut task = next(&mut seat).unwrap();
@@ -237,7 +255,7 @@ fn the_rest_behind_a_slow_item_is_taken_over() {
         .unwrap()
         .unwrap();
     for _ in 0..32 {
-        job.feed(Message::new(b"x")).unwrap().unwrap();
+        job.feed(Message::new(b"x"), false).unwrap().unwrap();
     }
     let mut slow = board.sit_down(1).unwrap().unwrap();
     let in_hand = next(&mut slow).unwrap();
@@ -270,7 +288,7 @@ fn a_condemned_worker_starts_nothing_else() {
         .unwrap()
         .unwrap();
     for _ in 0..8 {
-        job.feed(Message::default()).unwrap().unwrap();
+        job.feed(Message::default(), false).unwrap().unwrap();
     }
     let mut seat = board.sit_down(9).unwrap().unwrap();
     next(&mut seat).unwrap();
@@ -297,7 +315,7 @@ fn cancelled_items_are_not_run() {
         .unwrap()
         .unwrap();
     for _ in 0..3 {
-        job.feed(Message::default()).unwrap().unwrap();
+        job.feed(Message::default(), false).unwrap().unwrap();
     }
     assert_eq!(job.cancel(1).unwrap(), CancelCell::Cancelled);
     assert_eq!(job.cancel(1).unwrap(), CancelCell::TooLate);
@@ -330,7 +348,7 @@ fn a_worker_stops_after_its_tasks_and_leaves_the_rest() {
         .unwrap()
         .unwrap();
     for _ in 0..5 {
-        job.feed(Message::default()).unwrap().unwrap();
+        job.feed(Message::default(), false).unwrap().unwrap();
     }
     let mut run = Vec::new();
     for worker in 1..=3 {
@@ -356,9 +374,9 @@ fn a_full_window_says_so_and_one_slow_item_does_not_fill_it() {
         .unwrap()
         .unwrap();
     for _ in 0..3 * CHUNK {
-        job.feed(Message::default()).unwrap().unwrap();
+        job.feed(Message::default(), false).unwrap().unwrap();
     }
-    assert_eq!(job.feed(Message::default()).unwrap(), None);
+    assert_eq!(job.feed(Message::default(), false).unwrap(), None);
     let mut slow = board.sit_down(1).unwrap().unwrap();
     assert_eq!(next(&mut slow).unwrap().item, 0);
     let mut seat = board.sit_down(2).unwrap().unwrap();
@@ -371,11 +389,45 @@ fn a_full_window_says_so_and_one_slow_item_does_not_fill_it() {
         assert!(ran >= CHUNK, "round {round} ran {ran}");
         while job.collect_any().unwrap().is_some() {}
         // All but the first chunk have been collected; their places are free.
-        while job.feed(Message::default()).unwrap().is_some() {}
+        while job.feed(Message::default(), false).unwrap().is_some() {}
         assert!(
             job.fed() >= (3 + 2 * round) * CHUNK,
             "round {round}: {}",
             job.fed()
         );
+    }
+}
+
+#[test]
+fn results_do_not_go_to_a_chunk_that_was_at_the_same_place_before() {
+    let board = board(2);
+    let mut seat = board.sit_down(1).unwrap().unwrap();
+    let long = [b'r'; 400];
+    for _ in 0..2 {
+        let mut job = (board.open_job(Message::new(b"f"), JobOptions::default()))
+            .unwrap()
+            .unwrap();
+        job.feed(Message::default(), false).unwrap().unwrap();
+        next(&mut seat).unwrap();
+        assert_eq!(seat.function().unwrap().bytes(), b"f");
+        seat.finish(0, Message::new(&long)).unwrap();
+        assert!(next(&mut seat).is_none());
+        // Whatever else is allocated now must not be where the result is.
+        let mine = BlockOwner::process(session().me().unwrap());
+        let others: Vec<u64> = (0..64)
+            .map(|_| session().alloc(4096, mine).unwrap())
+            .collect();
+        for at in &others {
+            session().segment().write(*at, &[b'x'; 4096]).unwrap();
+        }
+        let Some((0, Taken::Done { payload, .. })) = job.collect_next().unwrap() else {
+            panic!()
+        };
+        assert_eq!(payload.bytes(), long);
+        for at in others {
+            session().free_block(at).unwrap();
+        }
+        job.stop().unwrap();
+        assert!(job.try_free().unwrap());
     }
 }
