@@ -8,7 +8,7 @@ pub mod world;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use procession_shm::arena::BlockOwner;
@@ -184,7 +184,7 @@ impl Child {
 pub struct Inside {
     pub task: String,
     pub args: Vec<u64>,
-    owner: Owner,
+    pub owner: Owner,
     report: File,
 }
 
@@ -207,8 +207,12 @@ pub fn inside() -> Option<Inside> {
 impl Inside {
     /// Joins the session.
     pub fn attach(&self) -> &'static Session {
-        let fd = spawn::take_inherited(MEMORY_FD).unwrap();
-        Session::attach(kinds::KINDS, fd, self.owner).unwrap()
+        Session::attach(kinds::KINDS, self.memory(), self.owner).unwrap()
+    }
+
+    /// The session's memory.
+    pub fn memory(&self) -> OwnedFd {
+        spawn::take_inherited(MEMORY_FD).unwrap()
     }
 
     /// Tells the parent something.
