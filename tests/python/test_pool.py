@@ -234,11 +234,15 @@ class TestEnds:
         pool.join()
 
     def test_a_dropped_pool_warns_and_goes(self) -> None:
-        pool = procession.Pool(1)
-        gone = weakref.ref(pool)
-        with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
-            del pool
+        held = [procession.Pool(1)]
+        gone = weakref.ref(held[0])
+
+        def forget() -> None:
+            held.clear()
             gc.collect()
+
+        with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
+            forget()
         assert gone() is None
 
     def test_bad_arguments(self) -> None:

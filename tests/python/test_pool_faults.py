@@ -169,9 +169,7 @@ class TestStopping:
             assert others.get(60) == [i * i for i in range(50)]
             assert pool.map(square, range(5)) == [i * i for i in range(5)]
 
-    def test_cancel_a_running_task(
-        self, ctx: BaseContext, eventually: Callable[..., None]
-    ) -> None:
+    def test_cancel_a_running_task(self, ctx: BaseContext, eventually: Callable[..., None]) -> None:
         told: Any = ctx.Queue()
         never: Any = ctx.Queue()
         with ctx.Pool(1) as pool:
@@ -215,9 +213,11 @@ class TestBadResults:
 
 class TestStart:
     def test_workers_that_never_get_up_break_the_pool(self, ctx: BaseContext) -> None:
-        with ctx.Pool(2, initializer=bad_initializer) as pool:
-            with pytest.raises(pools.PoolBroken, match="exit code 9"):
-                pool.map(square, range(10))
+        with (
+            ctx.Pool(2, initializer=bad_initializer) as pool,
+            pytest.raises(pools.PoolBroken, match="exit code 9"),
+        ):
+            pool.map(square, range(10))
 
 
 def _exists(pid: int) -> bool:

@@ -105,6 +105,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    #[allow(clippy::zombie_processes)] // it is reaped through its descriptor
     fn signalled_and_reaped() {
         let child = std::process::Command::new("sleep")
             .arg("1000")
