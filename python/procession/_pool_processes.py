@@ -14,7 +14,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _native, util
-from ._pool_errors import PoolBroken, TaskCancelled, TaskTimeout, WorkerDied
+from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied
 from ._pool_worker import APPLY, MAP, STARMAP, work
 from .context import TimeoutError
 
@@ -173,7 +173,6 @@ class Processes:
     def _open(
         self, mode: int, func: Any, total: int | None, ordered: bool, options: Options, chunk: int
     ) -> int:
-        self._check()
         function = None if mode == APPLY else (mode, func)
         job = self._core.open_job(function, total, ordered, options.timeout, options.retries, chunk)
         if func is not None:
@@ -283,7 +282,6 @@ class Processes:
 
     def _wait(self, job: int, until: int, number: int, deadline: float | None) -> int:
         remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-        self._check_broken()
         woken = int(self._core.wait(job, until, number, remaining))
         if woken == ATTENTION:
             self._act()
@@ -422,18 +420,6 @@ class Processes:
             self._act()
 
     # ------------------------------------------------------------------------------- the end
-
-    def _check(self) -> None:
-        self._check_broken()
-
-    def _check_broken(self) -> None:
-        broken = self._core.broken()
-        if broken is not None:
-            deaths, code = broken
-            raise PoolBroken(
-                f"{deaths} workers in a row have ended (the last with exit code {code}) before they"
-                " could take a task; look at what the initializer does"
-            )
 
     def close(self) -> None:
         """Let the workers leave when all work is done."""

@@ -164,11 +164,20 @@ class BaseContext(_compat.Linkable):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
     ) -> _Pool:
-        """Return a pool of worker processes."""
+        """Return a pool of worker processes.
+
+        ``timeout`` and ``retries`` are defaults for its calls, see ``procession.pool.Pool``.
+        """
         from .pool import Pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+        ctx = self.get_context()
+        return Pool(
+            processes, initializer, initargs, maxtasksperchild, ctx, timeout=timeout, retries=retries
+        )
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Return a ctypes object in shared memory."""
