@@ -116,6 +116,8 @@ def Pipe(duplex: bool = True) -> tuple[PipeConnection, PipeConnection]:
 _SESSION_TYPES = (_native.PipeEnd, _native.QueueCore)
 # poll() takes milliseconds in a C int.
 _LONGEST_POLL = 2**31 - 1
+# Nobody rings for a process that was killed: those who wait for what it held look for themselves.
+_LOOK_AFTER = 0.1
 
 
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
@@ -142,12 +144,18 @@ def _wait_descriptors(objects: list[Any], sources: list[Any], timeout: float | N
             raise KeyError(f"{obj!r} (FD {fd}) is already registered")
         by_descriptor[fd] = obj, source
         poller.register(fd, select.POLLIN)
+    has_session_objects = any(isinstance(source, _SESSION_TYPES) for source in sources)
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-        events = poller.poll(
-            None if remaining is None else min(math.ceil(remaining * 1000), _LONGEST_POLL)
-        )
+        if has_session_objects and (remaining is None or remaining > _LOOK_AFTER):
+            events = poller.poll(_LOOK_AFTER * 1000)
+            if not events:
+                _native.sweep()
+        else:
+            events = poller.poll(
+                None if remaining is None else min(math.ceil(remaining * 1000), _LONGEST_POLL)
+            )
         # The descriptor of a session object says that it is worth a look; the memory says the rest.
         ready = [
             obj

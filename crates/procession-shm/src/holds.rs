@@ -22,7 +22,7 @@ unsafe impl Shared for Hold {}
 
 /// In [`Hold::flags`]: the process holds the object.
 pub const HELD: u64 = 1;
-/// In [`Hold::flags`]: the process has a descriptor that wants to be rung for the object.
+/// In [`Hold::flags`]: the process has a descriptor that wants to be rung for the object; its number is in the upper half.
 pub const WATCHES: u64 = 2;
 
 impl Session {
@@ -62,7 +62,7 @@ impl Session {
         if hold.flags.load(Ordering::Relaxed) & HELD == 0 {
             txn.set(&hold.flags, HELD);
             txn.set(&hold.units, 0);
-            txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed) + 1);
+            txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed).wrapping_add(1));
         }
         crash_point!("object.hold.set");
         local.store(u64::from(generation) << 32 | 1, Ordering::Release);
@@ -120,7 +120,7 @@ impl Session {
                 let hold = self.hold_record(child.slot(), index)?;
                 txn.set(&hold.flags, HELD);
                 txn.set(&hold.units, 0);
-                txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed) + 1);
+                txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed).wrapping_add(1));
                 txn.checkpoint();
             }
         }

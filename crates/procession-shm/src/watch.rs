@@ -28,8 +28,13 @@ type Watches = HashMap<(u64, u32, u32), Arc<Watch>>;
 pub struct Watch {
     listener: Mutex<Listener>,
     member: AtomicU32,
+    serial: AtomicU32,
     fd: i32,
 }
+
+/// Numbers the sockets of this process. A name is used once: a child that was forked meanwhile may have the socket open
+/// that had it.
+static SERIAL: AtomicU32 = AtomicU32::new(1);
 
 impl Watch {
     /// The descriptor's number.
@@ -58,8 +63,8 @@ pub(crate) fn after_fork() {
     FORKING.with_borrow_mut(Option::take);
 }
 
-fn name(session: &Session, member: u32, object: u32) -> String {
-    format!("procession-{:016x}-{member:x}-{object:x}", session.id())
+fn name(session: &Session, member: u32, serial: u32) -> String {
+    format!("procession-{:016x}-{member:x}-{serial:x}", session.id())
 }
 
 /// The watch of this process on `handle`'s object, made on first use. It rings right away if `readable` says so.
@@ -75,7 +80,8 @@ pub fn watch(
     let watch = match known {
         Some(w) if w.member.load(Ordering::Relaxed) == me => w,
         other => {
-            let fresh = Listener::bind(&name(session, me, handle.index()))
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let fresh = Listener::bind(&name(session, me, serial))
                 .map_err(ShmError::system("bind a socket"))?;
             let watch = if let Some(old) = other {
                 let mut listener = old.listener.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,26 +90,29 @@ pub fn watch(
                     .map_err(ShmError::system("duplicate a descriptor"))?;
                 drop(listener);
                 old.member.store(me, Ordering::Relaxed);
+                old.serial.store(serial, Ordering::Relaxed);
                 old
             } else {
                 let fd = fresh.as_fd().as_raw_fd();
                 Arc::new(Watch {
                     listener: Mutex::new(fresh),
                     member: AtomicU32::new(me),
+                    serial: AtomicU32::new(serial),
                     fd,
                 })
             };
             all.insert(key, watch.clone());
+            // The hold is new, or a new process's: no serial stands in it yet.
             handle
                 .hold_record()?
                 .flags
-                .fetch_or(WATCHES, Ordering::SeqCst);
+                .fetch_or(WATCHES | u64::from(serial) << 32, Ordering::SeqCst);
             handle.entry().watchers.fetch_add(1, Ordering::SeqCst);
             watch
         }
     };
     if readable()? {
-        ring_one(session, me, handle.index());
+        ring_one(session, me, watch.serial.load(Ordering::Relaxed));
     }
     Ok(watch)
 }
@@ -131,7 +140,7 @@ pub fn emptied(
     listener.clear();
     drop(listener);
     if readable()? {
-        ring_one(session, me, handle.index());
+        ring_one(session, me, watch.serial.load(Ordering::Relaxed));
     }
     Ok(())
 }
@@ -145,6 +154,7 @@ pub fn forget(session: &'static Session, index: u32, entry: &'static Entry) {
 #[cold]
 pub fn ring(session: &'static Session, index: u32, entry: &'static Entry) -> Result<(), ShmError> {
     let mut found = false;
+    let watchers = entry.watchers.load(Ordering::SeqCst);
     for (number, _) in session.slots() {
         let word = session
             .hold_record(number, index)?
@@ -154,18 +164,21 @@ pub fn ring(session: &'static Session, index: u32, entry: &'static Entry) -> Res
             && word & WATCHES != 0
             && let Some(owner) = session.owner_in(number)
         {
-            found |= ring_one(session, owner.word(), index);
+            found |= ring_one(session, owner.word(), (word >> 32) as u32);
         }
     }
     if !found {
-        entry.watchers.store(0, Ordering::SeqCst);
+        // Unless one has come after we looked for it.
+        let _ = entry
+            .watchers
+            .compare_exchange(watchers, 0, Ordering::SeqCst, Ordering::Relaxed);
     }
     Ok(())
 }
 
-fn ring_one(session: &Session, member: u32, index: u32) -> bool {
+fn ring_one(session: &Session, member: u32, serial: u32) -> bool {
     static BELL: OnceLock<Option<Bell>> = OnceLock::new();
     let bell = BELL.get_or_init(|| Bell::new().ok());
     bell.as_ref()
-        .is_some_and(|b| b.ring(&name(session, member, index)))
+        .is_some_and(|b| b.ring(&name(session, member, serial)))
 }
