@@ -1,7 +1,7 @@
 //! Starting a program as a member of the session, and arriving there.
 //!
 //! The parent reserves a place, puts the first message into a queue that only the child will know, and starts the program
-//! with two things: the session's memory under a fixed descriptor number, and a [`Bootstrap`] record in the environment.
+//! with two things: the session's memory under a fixed descriptor number, and a `Bootstrap` record in the environment.
 //! The child enters its place, sees to it that it does not outlive its parent, and takes the message.
 
 use std::ffi::OsString;

@@ -297,7 +297,7 @@ fn under_fire(retries: u32, items: u64, order: Order) -> u64 {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        if (random >> 33) % 300 == 0 && front.kill((random >> 40) as usize) {
+        if (random >> 33).is_multiple_of(300) && front.kill((random >> 40) as usize) {
             kills += 1;
         }
     }

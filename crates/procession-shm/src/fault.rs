@@ -1,6 +1,6 @@
 //! Named points at which a test can make a process die.
 //!
-//! Compiled out unless the feature `fault` is on. A process that has armed a point (with [`arm`], or through the variable
+//! Compiled out unless the feature `fault` is on. A process that has armed a point (with `arm`, or through the variable
 //! `PROCESSION_CRASH_AT=name[:n]`, the n-th time it is passed) kills itself there with SIGKILL: no destructor, no handler.
 
 /// Dies here if the named point is armed. Every step of a shared-memory protocol has one.

@@ -141,7 +141,7 @@ impl Template {
                 3 => self.any_word(dice),
                 4 => self.geometry.extent(dice.below(4) as u32) + dice.below(64) * 64,
                 5 => [0, u64::MAX, 1 << 32, 1 << 63, u64::MAX >> 32][dice.below(5) as usize],
-                6 => old << 32 | old >> 32,
+                6 => old.rotate_left(32),
                 _ => old & !0xffff_ffff | dice.below(1 << 16),
             };
             copy.write(at, &new.to_le_bytes()).unwrap();

@@ -252,7 +252,7 @@ impl World {
     fn act(&mut self, what: u8, n: usize) {
         match what {
             0 | 1 => self.start(n, true),
-            2 => self.start(n, n % 4 != 0),
+            2 => self.start(n, !n.is_multiple_of(4)),
             3 | 4 => self.up(n),
             5..=8 => self.take(n),
             9 | 10 => self.finish(n),
@@ -284,8 +284,8 @@ impl World {
                     self.die(id, -9);
                 }
             }
-            19 if n % 16 == 0 => self.tell(Event::Close),
-            20 if n % 64 == 0 => self.tell(Event::Terminate),
+            19 if n.is_multiple_of(16) => self.tell(Event::Close),
+            20 if n.is_multiple_of(64) => self.tell(Event::Terminate),
             _ => {}
         }
     }

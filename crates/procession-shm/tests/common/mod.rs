@@ -107,7 +107,7 @@ pub fn start(session: &'static Session, task: &str, args: &[u64], crash_at: &str
         .open("/dev/null")
         .unwrap();
     let program = std::env::current_exe().unwrap();
-    let argv = [
+    let command = [
         "child",
         "child",
         "--exact",
@@ -141,7 +141,7 @@ pub fn start(session: &'static Session, task: &str, args: &[u64], crash_at: &str
         (report_end.as_fd(), REPORT_FD),
         (null.as_fd(), 1),
     ];
-    let (pid, pidfd) = spawn::spawn(&program, &argv.map(OsString::from), &env, &fds).unwrap();
+    let (pid, pidfd) = spawn::spawn(&program, &command.map(OsString::from), &env, &fds).unwrap();
     session.started(owner, pid);
     Child {
         owner,
@@ -211,6 +211,7 @@ impl Inside {
     }
 
     /// The session's memory.
+    #[allow(clippy::unused_self)] // only who is inside has it
     pub fn memory(&self) -> OwnedFd {
         spawn::take_inherited(MEMORY_FD).unwrap()
     }

@@ -30,9 +30,9 @@ fn child() {
     let records = std::env::var("PROCESSION_CRASH_AT").is_ok_and(|at| at == "record");
     let arm = || {
         if records {
-            fault::record()
+            fault::record();
         } else {
-            fault::arm_from_env()
+            fault::arm_from_env();
         }
     };
     let scenario = SCENARIOS.iter().find(|s| s.name == inside.task);

@@ -254,7 +254,7 @@ fn objects(world: &World) {
     };
     outer.port().put(message, within(60), &mut calmly).unwrap();
     ends.0
-        .send(Message::new(&[1; 50_000]), within(60), &mut calmly)
+        .send(Message::new(&vec![1; 50_000]), within(60), &mut calmly)
         .unwrap();
     drop((inner, lock, memory, ends));
     drop(outer);
