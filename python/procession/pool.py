@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import get_context
+from . import get_context, util
 from ._pool_errors import (
     ExceptionWithTraceback as ExceptionWithTraceback,
     MaybeEncodingError as MaybeEncodingError,
@@ -96,6 +96,8 @@ class Pool:
         self._initializer, self._initargs = initializer, initargs
         self._maxtasksperchild = maxtasksperchild
         self._engine: Any = self._make_engine()
+        # At the latest before the program joins its other children at its end.
+        self._terminate = util.Finalize(self, _terminate, (self._engine,), exitpriority=15)
         self._state = RUN
 
     def _make_engine(self) -> Any:
@@ -117,7 +119,7 @@ class Pool:
         self._engine._act()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if getattr(self, "_state", None) == RUN:
+        if getattr(self, "_state", None) == RUN and self._terminate.still_active():
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
             self.terminate()
 
@@ -327,8 +329,6 @@ class Pool:
 
     def close(self) -> None:
         """Take no more work; the workers leave when what there is has been done."""
-        from . import util
-
         util.debug("closing pool")
         if self._state == RUN:
             self._state = CLOSE
@@ -336,23 +336,23 @@ class Pool:
 
     def terminate(self) -> None:
         """Stop at once, without finishing what is under way."""
-        from . import util
-
         util.debug("terminating pool")
         if self._state != TERMINATE:
             self._state = TERMINATE
-            self._engine.terminate()
+            self._terminate()
 
     def join(self) -> None:
         """Wait for the workers to end; ``close`` or ``terminate`` comes first."""
-        from . import util
-
         util.debug("joining pool")
         if self._state == RUN:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
         self._engine.join()
+
+
+def _terminate(engine: Any) -> None:
+    engine.terminate()
 
 
 class ThreadPool(Pool):
