@@ -512,6 +512,27 @@ def test_arrays_of_all_kinds() -> None:
         assert got.flags.writeable
 
 
+def test_a_received_array_is_as_private_as_any_other_across_a_fork() -> None:
+    numpy = pytest.importorskip("numpy")
+    queue, results, changed = FORK.Queue(), FORK.Queue(), FORK.Event()
+    queue.put({"array": numpy.zeros(1_000_000)})
+    received = queue.get()["array"]
+
+    def child() -> None:
+        received[0] = 7
+        results.put("written")
+        assert changed.wait(30)
+        results.put((received[0], received[1]))
+
+    process = start(FORK, child)
+    assert results.get(timeout=30) == "written"
+    assert received[0] == 0
+    received[1] = 5
+    changed.set()
+    assert results.get(timeout=30) == (7, 0)
+    finish(process)
+
+
 def test_memory_of_arrays_comes_back(eventually: Eventually) -> None:
     numpy = pytest.importorskip("numpy")
     queue = procession.Queue()
