@@ -184,17 +184,20 @@ impl Session {
             block
         } else {
             let bump = extent.bump.load(Ordering::Relaxed);
-            txn.set(&extent.bump, bump + 1);
-            bump as u32
+            txn.set(&extent.bump, bump.wrapping_add(1));
+            u32::try_from(bump).unwrap_or(u32::MAX)
         };
-        let used = extent.used.load(Ordering::Relaxed) + 1;
+        let used = extent.used.load(Ordering::Relaxed).wrapping_add(1);
+        if u64::from(block) >= EXTENT / size {
+            return Err(Corrupt("a free block lies outside its extent").into());
+        }
         txn.set(&extent.used, used);
         let record = self.record(number, block)?;
         txn.set(&record.owner, owner.word());
         txn.set(&record.link, len);
         txn.set(
             &header.bytes_used,
-            header.bytes_used.load(Ordering::Relaxed) + size,
+            header.bytes_used.load(Ordering::Relaxed).wrapping_add(size),
         );
         if used == EXTENT / size {
             let next = extent.next.load(Ordering::Relaxed);
@@ -222,7 +225,10 @@ impl Session {
         txn.set(&record.link, len);
         txn.set(
             &header.bytes_used,
-            header.bytes_used.load(Ordering::Relaxed) + u64::from(count) * EXTENT,
+            header
+                .bytes_used
+                .load(Ordering::Relaxed)
+                .wrapping_add(u64::from(count) * EXTENT),
         );
         crash_point!("arena.alloc_big.done");
         txn.commit();
@@ -381,11 +387,7 @@ impl Session {
 
     /// Calls `f` for every block in use, with its offset and owner.
     pub fn for_each_block(&self, mut f: impl FnMut(u64, BlockOwner)) -> Result<(), Corrupt> {
-        let high = self
-            .header()
-            .extent_high
-            .load(Ordering::Acquire)
-            .min(u64::from(self.geometry().extents)) as u32;
+        let high = self.extents_touched();
         let mut at = 0;
         while at < high {
             let extent = self.extent(at)?;

@@ -39,6 +39,12 @@ unsafe impl Shared for Extent {}
 const _: () = assert!(size_of::<Extent>() as u64 == crate::layout::Geometry::EXTENT_RECORD);
 
 impl Session {
+    /// Extents from this number on have never been used.
+    pub(crate) fn extents_touched(&self) -> u32 {
+        let high = self.header().extent_high.load(Ordering::Acquire);
+        high.min(u64::from(self.geometry().extents)) as u32
+    }
+
     /// Finds `count` free extents in a row and accounts for them; the caller says in the same section what they are for.
     pub(crate) fn take_extents(
         &'static self,
@@ -48,10 +54,11 @@ impl Session {
     ) -> Result<u32, ShmError> {
         let header = self.header();
         let used = header.extents_used.load(Ordering::Relaxed);
-        if (used + u64::from(count)) * EXTENT > header.budget.load(Ordering::Relaxed) {
+        let wanted = used.saturating_add(u64::from(count)).saturating_mul(EXTENT);
+        if wanted > header.budget.load(Ordering::Relaxed) {
             return Err(self.out_of_memory(len));
         }
-        let high = header.extent_high.load(Ordering::Relaxed) as u32;
+        let high = self.extents_touched();
         let (mut at, mut start) = (0, 0);
         while at < high && at - start < count {
             let extent = self.extent(at)?;
@@ -68,14 +75,14 @@ impl Session {
             }
         }
         if at - start < count {
-            if start + count > self.geometry().extents {
+            if start.saturating_add(count) > self.geometry().extents {
                 return Err(self.out_of_memory(len));
             }
             txn.set(&header.extent_high, u64::from(start + count));
         }
         let mut warm = 0;
         for e in start..(start + count).min(high) {
-            warm += self.extent(e)?.warm.load(Ordering::Relaxed);
+            warm += self.extent(e)?.warm.load(Ordering::Relaxed) & 1;
         }
         txn.set(
             &header.extents_warm,
@@ -132,7 +139,10 @@ impl Session {
         count: u32,
     ) -> Result<(), ShmError> {
         let header = self.header();
-        let warm = header.extents_warm.load(Ordering::Relaxed) + u64::from(count);
+        let warm = header
+            .extents_warm
+            .load(Ordering::Relaxed)
+            .saturating_add(u64::from(count));
         let reserve = (header.budget.load(Ordering::Relaxed) / 16).max(256 << 20) / EXTENT;
         txn.set(
             &header.extents_used,
@@ -188,12 +198,15 @@ impl Session {
                 );
                 txn.set(
                     &header.extents_warm,
-                    header.extents_warm.load(Ordering::Relaxed) + 1,
+                    header
+                        .extents_warm
+                        .load(Ordering::Relaxed)
+                        .saturating_add(1),
                 );
                 txn.checkpoint();
             }
         }
-        let high = header.extent_high.load(Ordering::Relaxed) as u32;
+        let high = self.extents_touched();
         let mut at = 0;
         while at < high {
             let extent = self.extent(at)?;

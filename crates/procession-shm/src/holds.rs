@@ -62,7 +62,10 @@ impl Session {
         if hold.flags.load(Ordering::Relaxed) & HELD == 0 {
             txn.set(&hold.flags, HELD);
             txn.set(&hold.units, 0);
-            txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed).wrapping_add(1));
+            txn.set(
+                &entry.refs,
+                entry.refs.load(Ordering::Relaxed).wrapping_add(1),
+            );
         }
         crash_point!("object.hold.set");
         local.store(u64::from(generation) << 32 | 1, Ordering::Release);
@@ -120,7 +123,10 @@ impl Session {
                 let hold = self.hold_record(child.slot(), index)?;
                 txn.set(&hold.flags, HELD);
                 txn.set(&hold.units, 0);
-                txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed).wrapping_add(1));
+                txn.set(
+                    &entry.refs,
+                    entry.refs.load(Ordering::Relaxed).wrapping_add(1),
+                );
                 txn.checkpoint();
             }
         }

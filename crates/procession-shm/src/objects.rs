@@ -266,12 +266,15 @@ impl Session {
         txn.set(&entry.refs, 1);
         txn.set(&entry.link, link.map_or(0, |l| u64::from(l.index) + 1));
         if let Some(l) = link {
-            txn.set(&l.entry().refs, l.entry().refs.load(Ordering::Relaxed) + 1);
+            txn.set(
+                &l.entry().refs,
+                l.entry().refs.load(Ordering::Relaxed).wrapping_add(1),
+            );
         }
         txn.set(&self.block(body)?.owner, BlockOwner::object(index).word());
         txn.set(
             &header.object_count,
-            header.object_count.load(Ordering::Relaxed) + 1,
+            header.object_count.load(Ordering::Relaxed).wrapping_add(1),
         );
         txn.set(
             &entry.tag,

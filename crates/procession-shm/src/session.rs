@@ -296,8 +296,12 @@ fn random() -> u64 {
 impl Session {
     /// Is there memory for `len` more bytes?
     pub fn has_room(&self, len: u64) -> bool {
-        let used = self.header.extents_used.load(Ordering::Relaxed) * EXTENT;
-        used + len <= self.header.budget.load(Ordering::Relaxed)
+        let used = self
+            .header
+            .extents_used
+            .load(Ordering::Relaxed)
+            .saturating_mul(EXTENT);
+        used.saturating_add(len) <= self.header.budget.load(Ordering::Relaxed)
     }
 
     /// Reads a number of the session's header for tools.

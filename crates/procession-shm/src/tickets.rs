@@ -20,7 +20,10 @@ impl Session {
         crash_point!("ticket.made");
         let entry = handle.entry();
         let mut txn = self.header().objects_guard.lock(self)?;
-        txn.set(&entry.refs, entry.refs.load(Ordering::Relaxed) + 1);
+        txn.set(
+            &entry.refs,
+            entry.refs.load(Ordering::Relaxed).wrapping_add(1),
+        );
         txn.set(&self.block(at)?.owner, mine.with(BlockOwner::TICKET).word());
         crash_point!("ticket.counted");
         txn.commit();

@@ -142,7 +142,7 @@ impl RingBody {
             return false;
         }
         let max = self.max_bytes.load(Ordering::Relaxed);
-        max == 0 || self.is_empty() || self.backlog() + len <= max
+        max == 0 || self.is_empty() || self.backlog().saturating_add(len) <= max
     }
 
     /// Undoes what a dead process has left in the guards.

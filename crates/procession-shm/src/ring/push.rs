@@ -141,7 +141,10 @@ impl Port<'_> {
         if segment == 0 {
             return self.first_segment(txn, record);
         }
-        let size = session.block_size(segment)? - RECORDS;
+        let size = session
+            .block_size(segment)?
+            .checked_sub(RECORDS)
+            .ok_or(Corrupt("a ring's segment is too small"))?;
         let mark = session
             .segment()
             .at::<AtomicU64>(segment)?

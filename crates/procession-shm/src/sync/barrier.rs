@@ -213,7 +213,7 @@ impl Barrier {
         let resets = body.resets.load(Ordering::Relaxed);
         txn.set(&body.resets, resets & !(1 << (generation % 64)));
         txn.set(&body.arrived, 0);
-        txn.set(&body.generation, generation + 1);
+        txn.set(&body.generation, generation.wrapping_add(1));
         crash_point!("barrier.open.set");
         txn.checkpoint();
         notify(&body.gate, Wake::All);
@@ -268,7 +268,7 @@ impl Barrier {
         let generation = body.generation.load(Ordering::Relaxed);
         let resets = body.resets.load(Ordering::Relaxed);
         txn.set(&body.resets, resets | 1 << (generation % 64));
-        txn.set(&body.generation, generation + 1);
+        txn.set(&body.generation, generation.wrapping_add(1));
         txn.set(&body.arrived, 0);
         txn.set(&body.broken, 0);
         crash_point!("barrier.reset.set");

@@ -4,6 +4,8 @@
 //! take a grant that was meant for an earlier one. The caller holds its lock around [`Condition::enlist`] and
 //! [`Condition::notify`], which is what orders them.
 
+use std::ops::Range;
+
 use procession_sys::clock::Deadline;
 
 use crate::crash_point;
@@ -63,7 +65,7 @@ impl ConditionBody {
         &self.tickets[(number % WAITERS) as usize]
     }
 
-    fn open(&self) -> impl Iterator<Item = u64> {
+    fn open(&self) -> Range<u64> {
         let next = self.next.load(Ordering::Acquire);
         self.oldest
             .load(Ordering::Acquire)
@@ -167,13 +169,13 @@ impl Condition {
     /// Joins the waiters. The caller holds its lock, and releases it before [`Ticket::wait`].
     pub fn enlist(&self) -> Result<Ticket, ShmError> {
         let body = self.body;
-        let mut oldest = body.oldest.load(Ordering::Acquire);
         let next = body.next.load(Ordering::Acquire);
+        let mut oldest = body.open().start;
         while oldest < next && body.ticket(oldest).is_empty() {
             oldest += 1;
         }
         body.oldest.store(oldest, Ordering::Release);
-        if next - oldest >= WAITERS {
+        if next.saturating_sub(oldest) >= WAITERS {
             return Err(ShmError::TableFull(
                 "waiters of one condition",
                 WAITERS as u32,

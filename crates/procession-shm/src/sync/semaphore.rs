@@ -84,7 +84,7 @@ impl SemaphoreBody {
             txn.set(&self.value, value + back);
             txn.set(
                 &self.recoveries,
-                self.recoveries.load(Ordering::Relaxed) + 1,
+                self.recoveries.load(Ordering::Relaxed).wrapping_add(1),
             );
         }
         txn.set(units, 0);
@@ -164,7 +164,7 @@ impl Semaphore {
         }
         let units = &session.hold_record(me.slot(), self.handle.index())?.units;
         txn.set(&body.value, value - 1);
-        txn.set(units, units.load(Ordering::Relaxed) + 1);
+        txn.set(units, units.load(Ordering::Relaxed).wrapping_add(1));
         crash_point!("semaphore.acquire.set");
         txn.commit();
         body.hint.store(u64::from(me.slot()), Ordering::Relaxed);
