@@ -176,7 +176,13 @@ class BaseContext(_compat.Linkable):
 
         ctx = self.get_context()
         return Pool(
-            processes, initializer, initargs, maxtasksperchild, ctx, timeout=timeout, retries=retries
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            ctx,
+            timeout=timeout,
+            retries=retries,
         )
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
