@@ -80,10 +80,11 @@ impl Guard {
             }
             std::hint::spin_loop();
         }
+        let mut vain = 0;
         loop {
             match self.mutex.lock_for(Duration::from_secs(1)) {
                 Acquired::Clean => return Ok(self.enter(session)),
-                Acquired::Busy => {}
+                Acquired::Busy => self.expect_holder(&mut vain, 2)?,
                 other => return self.exceptional(session, other),
             }
         }
@@ -102,12 +103,31 @@ impl Guard {
             }
             std::hint::spin_loop();
         }
+        let mut vain = 0;
         loop {
             match self.mutex.lock_for(Duration::from_millis(50)) {
                 Acquired::Clean => return Ok(self.enter(session)),
-                Acquired::Busy => wait.tick_patiently()?,
+                Acquired::Busy => {
+                    self.expect_holder(&mut vain, 20)?;
+                    wait.tick_patiently()?;
+                }
                 other => return Ok(self.exceptional(session, other)?),
             }
+        }
+    }
+
+    /// After an attempt in vain: an error once there was nobody to wait for `most` times in a row.
+    #[cold]
+    fn expect_holder(&self, vain: &mut u32, most: u32) -> Result<(), Corrupt> {
+        *vain = if self.mutex.is_held_by_nobody() {
+            *vain + 1
+        } else {
+            0
+        };
+        if *vain < most {
+            Ok(())
+        } else {
+            Err(Corrupt("a guard is held by nobody"))
         }
     }
 

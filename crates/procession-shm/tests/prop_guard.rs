@@ -3,7 +3,7 @@
 
 use procession_shm::guard::Guard;
 use procession_shm::memory::Memory;
-use procession_shm::primitive::{AtomicU64, Ordering};
+use procession_shm::primitive::{AtomicU32, AtomicU64, Ordering};
 use procession_shm::{Session, kinds};
 use proptest::prelude::*;
 
@@ -156,4 +156,16 @@ fn a_log_that_cannot_be_right_closes_the_guard_and_changes_nothing() {
         assert!(shared.guard.lock(shared.session).is_err());
     }
     assert_eq!(shared.read().0[0], 5);
+}
+
+#[test]
+fn a_guard_that_nobody_holds_and_nobody_can_have_is_an_error() {
+    let (_memory, shared) = Shared::new(kinds::create("guard", None).unwrap());
+    let at = shared.session.segment().offset_of(shared.guard);
+    let words: &'static [AtomicU32; 2] = shared.session.segment().at(at).unwrap();
+    // A thread id beyond all that a system may have, in whichever of the two words is the one.
+    for word in words {
+        word.store(0x3fff_fffe, Ordering::SeqCst);
+    }
+    assert!(shared.guard.lock(shared.session).is_err());
 }

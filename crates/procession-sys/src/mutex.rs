@@ -5,6 +5,7 @@
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The mutex as it stands in shared memory, padded to a cache line.
@@ -91,6 +92,18 @@ impl RobustMutex {
     pub fn unlock(&self) {
         // SAFETY: as in `try_lock`; a robust mutex refuses (EPERM) when the caller is not its owner.
         unsafe { libc::pthread_mutex_unlock(self.0.get()) };
+    }
+
+    /// Is it locked by a thread that does not exist? The kernel's protocol for robust mutexes has the holder's id in the word
+    /// that is waited on, and marks that word when the holder ends; so if this stays true, somebody has overwritten it.
+    pub fn is_held_by_nobody(&self) -> bool {
+        // Which of the mutex's words that is.
+        const WORD: usize = if cfg!(target_env = "musl") { 1 } else { 0 };
+        const THREAD: u32 = 0x3fff_ffff;
+        // SAFETY: the mutex is larger than two words and aligned to more than one, and its words are changed atomically.
+        let word = unsafe { &*self.0.get().cast::<AtomicU32>().add(WORD) };
+        let thread = word.load(Ordering::Relaxed) & THREAD;
+        thread != 0 && !std::path::Path::new(&format!("/proc/{thread}")).exists()
     }
 
     fn acquired(rc: i32) -> Acquired {
