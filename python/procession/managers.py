@@ -60,6 +60,7 @@ from ._manager_types import (
     Value as Value,
     ValueProxy as ValueProxy,
 )
+from .context import ProcessError as ProcessError
 
 if TYPE_CHECKING:
     from .pool import Pool
