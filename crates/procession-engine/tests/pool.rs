@@ -13,8 +13,8 @@ use procession_shm::WaitError;
 use procession_sys::clock::Deadline;
 
 use pool_support::{
-    BLOCK, DIE, ECHO, EXIT, FUNCTION, Front, HANG, arguments, assert_echo, deadline, new_block,
-    run_worker,
+    BLOCK, DIE, ECHO, EXIT, FUNCTION, Front, HANG, SLOW, arguments, assert_echo, deadline,
+    new_block, run_worker,
 };
 
 /// Where the workers begin. On its own it is over at once.
@@ -280,7 +280,11 @@ fn under_fire(retries: u32, items: u64, order: Order) -> u64 {
         ..JobSpec::default()
     };
     let job = front.pool.open_job(Message::new(b"f"), spec).unwrap();
-    let what = |item: u64| if item % 7 == 3 { BLOCK } else { ECHO };
+    let what = |item: u64| match item {
+        n if n % 97 == 5 => SLOW,
+        n if n % 7 == 3 => BLOCK,
+        _ => ECHO,
+    };
     let (mut fed, mut seen, mut failed, mut kills) = (0, BTreeSet::new(), 0, 0);
     let mut random = 12345u64;
     while (seen.len() as u64) < items {

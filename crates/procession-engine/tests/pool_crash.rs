@@ -52,6 +52,8 @@ const STEPS: &[(&str, u32)] = &[
 /// Steps of taking arguments for good.
 const TAKES: &[&str] = &["bundle.unbound", "arena.free.done"];
 
+const ITEMS: u64 = 400;
+
 fn crash_at(point: &str, nth: u32, retries: u32) {
     // One at a time, so that the first is sure to get that far; the one that takes its place finishes the job.
     let mut config = Config::new("crash", 1);
@@ -65,8 +67,7 @@ fn crash_at(point: &str, nth: u32, retries: u32) {
     };
     let session = procession_engine::home::session().unwrap();
     let job = front.pool.open_job(Message::new(&[5; 3000]), spec).unwrap();
-    let what = |item: u64| if item % 3 == 0 { BLOCK } else { ECHO };
-    const ITEMS: u64 = 400;
+    let what = |item: u64| if item.is_multiple_of(3) { BLOCK } else { ECHO };
     for item in 0..ITEMS {
         let bytes = arguments(what(item), item);
         let block = (item % 6 == 0).then(|| new_block(session));

@@ -9,7 +9,8 @@ use procession_shm::objects::Handle;
 use procession_shm::processes::Owner;
 use procession_shm::ring::Message;
 
-use super::state::{Event, Failure, Machine, Phase, WorkerId};
+use super::event::{Event, Failure, WorkerId};
+use super::state::{Machine, Phase};
 use super::{
     Action, Broken, Cancel, Collected, Config, JobSpec, Order, Outcome, PoolError, Progress, Why,
 };

@@ -5,7 +5,8 @@ use procession_shm::processes::Owner;
 use procession_sys::clock::now_ns;
 
 use super::driver::{Inner, Pool};
-use super::state::{Event, Phase, Step, WorkerId};
+use super::event::{Event, Step, WorkerId};
+use super::state::Phase;
 use super::{Action, PoolError, Why, WorkerInfo};
 
 /// How often to look for workers that are gone without anybody having said so.

@@ -6,6 +6,7 @@
 
 mod driver;
 mod error;
+pub mod event;
 mod keep;
 mod shared;
 pub mod state;
@@ -21,10 +22,11 @@ use procession_shm::processes::Owner;
 
 pub use driver::Pool;
 pub use error::{Broken, PoolError};
+pub use event::{Failure, Why, WorkerId};
 pub use procession_shm::board::{Counts, JobId, Task};
 pub use procession_shm::ring::Message;
 pub use shared::{SharedBuffer, SharedView};
-pub use state::{Failure, Why, WorkerId, WorkerState};
+pub use state::WorkerState;
 pub use worker::Worker;
 
 /// What a pool is made with.

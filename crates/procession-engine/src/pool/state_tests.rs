@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use procession_shm::board::JobId;
 use proptest::prelude::*;
 
-use super::state::{Event, Failure, GRACE_NS, Machine, Phase, Step, Why, WorkerId, WorkerState};
+use super::event::{Event, Failure, Step, Why, WorkerId};
+use super::state::{GRACE_NS, Machine, Phase, WorkerState};
 
 fn job() -> JobId {
     JobId::from_word(1 << 8).unwrap()

@@ -11,8 +11,10 @@ use super::driver::{Inner, Job, Pool};
 use super::state::Phase;
 use super::{PoolError, Until, Woken};
 
-/// The longest sleep before the truth is looked at again: what wakes us is a hint, which may die with its writer.
-const SLICE: Duration = Duration::from_millis(100);
+/// The first sleep before the truth is looked at again (what wakes us is a hint, which may come late or die with its
+/// writer), doubled up to the last.
+const FIRST_SLICE: Duration = Duration::from_millis(5);
+const LAST_SLICE: Duration = Duration::from_millis(100);
 
 /// What a waiting thread looks at.
 struct Look {
@@ -35,105 +37,106 @@ impl Pool {
         deadline: Deadline,
         check: Check<'_>,
     ) -> Result<Woken, PoolError> {
-        self.wait_for(Some((job, until)), deadline, check)
+        self.wait_on(&[(job, until)], true, deadline, check)
     }
 
     /// Waits until [`Pool::poll`] has something to do.
     pub fn wait_attention(&self, deadline: Deadline, check: Check<'_>) -> Result<Woken, PoolError> {
-        self.wait_for(None, deadline, check)
+        self.wait_on(&[], false, deadline, check)
     }
 
-    /// Waits until one of several jobs has what is wanted of it.
+    /// Waits until one of several jobs has what is wanted of it. Jobs that are wholly collected are never ready.
     pub fn wait_many(
         &self,
         wanted: &[(JobId, Until)],
         deadline: Deadline,
         check: Check<'_>,
     ) -> Result<Woken, PoolError> {
-        loop {
-            let mut looks = Vec::with_capacity(wanted.len());
-            {
-                let mut inner = self.lock()?;
-                if inner.needs_poll() {
-                    return Ok(Woken::Attention);
-                }
-                for &(job, until) in wanted {
-                    if inner.is_ready(job, until)? {
-                        return Ok(Woken::Ready);
-                    }
-                }
-                for &(job, until) in wanted {
-                    looks.push(inner.look_for(job, until)?);
-                }
-                looks.push(inner.look_for_attention());
-            }
-            let slept = self.sleep(&looks, deadline, &mut *check);
-            let mut inner = self.lock()?;
-            for (look, &(job, _)) in looks.iter().zip(wanted) {
-                if let Ok(job) = inner.job(job) {
-                    job.stop_waiting(look.done);
-                }
-            }
-            match slept {
-                Ok(()) => {}
-                Err(WaitError::TimedOut) if !deadline.passed() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.wait_on(wanted, false, deadline, check)
     }
 
-    fn wait_for(
+    /// If `strict`, it is an error to wait for what cannot come any more.
+    fn wait_on(
         &self,
-        what: Option<(JobId, Until)>,
+        wanted: &[(JobId, Until)],
+        strict: bool,
         deadline: Deadline,
         check: Check<'_>,
     ) -> Result<Woken, PoolError> {
+        let mut slice = FIRST_SLICE;
         loop {
-            let mut inner = self.lock()?;
-            if inner.needs_poll() {
-                return Ok(Woken::Attention);
-            }
-            let look = match what {
-                None => inner.look_for_attention(),
-                Some((job, until)) => {
-                    if let Some(broken) = inner.machine.broken() {
-                        return Err(PoolError::Broken(broken));
-                    }
-                    if inner.is_ready(job, until)? {
-                        return Ok(Woken::Ready);
-                    }
-                    inner.check_waiting(job)?;
-                    inner.look_for(job, until)?
-                }
+            let looks = match self.look(wanted, strict)? {
+                Ok(woken) => return Ok(woken),
+                Err(looks) => looks,
             };
-            drop(inner);
-            let slept = self.sleep(std::slice::from_ref(&look), deadline, &mut *check);
-            if let Some((job, _)) = what {
-                let mut inner = self.lock()?;
+            let slept = self.sleep(&looks, slice, deadline, &mut *check);
+            let timed_out = slept == Err(WaitError::TimedOut);
+            let mut inner = self.lock()?;
+            for (look, &(job, until)) in looks.iter().zip(wanted) {
                 if let Ok(job) = inner.job(job) {
                     job.stop_waiting(look.done);
+                    if timed_out && until == Until::Any {
+                        job.owned.look_hard()?;
+                    }
                 }
             }
+            slice = (slice * 2).min(LAST_SLICE);
             match slept {
-                Ok(()) => {}
-                Err(WaitError::TimedOut) if !deadline.passed() => {}
-                Err(WaitError::TimedOut) => {
+                Err(WaitError::TimedOut) if deadline.passed() => {
                     // The truth once more: the hint may have been lost.
-                    let mut inner = self.lock()?;
-                    if let Some((job, until)) = what
-                        && inner.is_ready(job, until)?
-                    {
-                        return Ok(Woken::Ready);
+                    for &(job, until) in wanted {
+                        if inner.is_ready(job, until)? {
+                            return Ok(Woken::Ready);
+                        }
                     }
                     return Err(WaitError::TimedOut.into());
                 }
+                Ok(()) | Err(WaitError::TimedOut) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    fn sleep(&self, looks: &[Look], deadline: Deadline, check: Check<'_>) -> Result<(), WaitError> {
-        let mut slice = SLICE;
+    /// What there is, or what to look at while asleep: one look for each job, or one for attention alone.
+    fn look(
+        &self,
+        wanted: &[(JobId, Until)],
+        strict: bool,
+    ) -> Result<Result<Woken, Vec<Look>>, PoolError> {
+        let mut inner = self.lock()?;
+        if inner.needs_poll() {
+            return Ok(Ok(Woken::Attention));
+        }
+        if let Some(broken) = inner.machine.broken()
+            && strict
+        {
+            return Err(PoolError::Broken(broken));
+        }
+        for &(job, until) in wanted {
+            if inner.is_ready(job, until)? {
+                return Ok(Ok(Woken::Ready));
+            }
+            if strict {
+                inner.check_waiting(job)?;
+            }
+        }
+        let mut looks = Vec::with_capacity(wanted.len().max(1));
+        for &(job, until) in wanted {
+            looks.push(inner.look_for(job, until)?);
+        }
+        if looks.is_empty() {
+            looks.push(inner.look_for_attention());
+        }
+        Ok(Err(looks))
+    }
+
+    fn sleep(
+        &self,
+        looks: &[Look],
+        mut slice: Duration,
+        deadline: Deadline,
+        check: Check<'_>,
+    ) -> Result<(), WaitError> {
         if let Some(at) = looks.iter().filter_map(|l| l.poll_at).min() {
             let left = Duration::from_nanos(at.saturating_sub(now_ns()).max(1));
             slice = slice.min(left);

@@ -10,7 +10,7 @@ use procession_shm::wait::{Check, Wait, WaitKind};
 use procession_sys::clock::Deadline;
 
 use super::PoolError;
-use super::state::WorkerId;
+use super::event::WorkerId;
 
 /// How soon to look again whether somebody's item turns out to be slow, while items wait behind it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);

@@ -191,8 +191,8 @@ fn take_from(
     Ok([result, arguments])
 }
 
-/// Sets the bits of what the dead worker finished and had not announced. Bits of other finished items do no harm.
-fn announce_finished(
+/// Sets the bits of what a ledger's worker has finished and not announced. Bits of other finished items do no harm.
+pub(super) fn announce_finished(
     session: &'static Session,
     job: &'static JobSlot,
     ledger: &'static Ledger,

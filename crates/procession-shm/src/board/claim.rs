@@ -14,8 +14,9 @@ use crate::primitive::{Ordering, fence};
 use crate::session::Session;
 use crate::wait::notify;
 
+use super::bury::announce_finished;
 use super::layout::{
-    BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, REQUEUE, Shape,
+    AS_FINISHED, BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, REQUEUE, Shape,
 };
 use super::{Board, add};
 
@@ -140,7 +141,7 @@ impl Board {
                     Some(offer) => Some(offer),
                     None => match find_queued(session, body, &mut txn, after, most) {
                         Some(offer) => Some(offer),
-                        None => find_slow(session, body, &mut txn, most),
+                        None => find_slow(session, body, &mut txn, most)?,
                     },
                 },
             },
@@ -328,7 +329,7 @@ fn find_slow(
     body: &'static BoardBody,
     txn: &mut Txn<'_>,
     most: u64,
-) -> Option<Offer> {
+) -> Result<Option<Offer>, ShmError> {
     let mut now = 0;
     for (_, ledger) in body.all_ledgers(session) {
         if ledger.state.load(Ordering::Relaxed) != LIVE || !ledger.has_rest() {
@@ -352,7 +353,13 @@ fn find_slow(
             continue;
         }
         txn.set(&ledger.end, first);
-        return Some(Offer { job, first, end });
+        // It will not say so itself before long.
+        if let Some(slot) = body.job(job)
+            && slot.flag(AS_FINISHED)
+        {
+            announce_finished(session, slot, ledger)?;
+        }
+        return Ok(Some(Offer { job, first, end }));
     }
-    None
+    Ok(None)
 }

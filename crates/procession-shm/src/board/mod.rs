@@ -11,6 +11,7 @@ mod count;
 mod layout;
 mod owner;
 mod payload;
+mod progress;
 mod release;
 mod run;
 mod slab;
@@ -32,8 +33,9 @@ pub use bury::Departed;
 pub use collect::{CancelCell, Taken};
 pub use count::{Counts, Seated};
 pub use layout::{CHUNK, JOBS, JobId, WINDOW_CHUNKS};
-pub use owner::{JobOptions, JobWatch, OwnedJob};
+pub use owner::{JobOptions, OwnedJob};
 pub use payload::{Payload, copy_block};
+pub use progress::JobWatch;
 pub use run::{Next, Seat, Task};
 
 use layout::{AS_FINISHED, BoardBody, JobSlot, Ledger};

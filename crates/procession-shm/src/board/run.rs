@@ -8,21 +8,18 @@ use procession_sys::clock::now_ns;
 
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
-use crate::gate::Wake;
 use crate::primitive::Ordering;
 use crate::processes::Slot;
 use crate::ring::Message;
-use crate::wait::notify;
 
 use super::Board;
 use super::claim::Range;
 use super::layout::{
-    AS_FINISHED, Cell, DONE, FED, HANDING, JobId, KEEP_ARGUMENTS, Ledger, STARTED, TIMED, cell_at,
-    started,
+    Cell, DONE, FED, HANDING, JobId, KEEP_ARGUMENTS, Ledger, STARTED, TIMED, cell_at, started,
 };
 use super::owner::store;
 use super::payload::{self, Payload, Take};
-use super::slab::{Slab, set_bits};
+use super::slab::Slab;
 
 /// In an arguments' head: the worker is about to take the block.
 pub(super) const TAKING: u64 = 1 << 8;
@@ -30,13 +27,13 @@ pub(super) const TAKING: u64 = 1 << 8;
 pub(super) const TAKEN: u64 = 1 << 9;
 
 /// In ranges up to this long the start of each item is noted, and each finished item is announced at once.
-const SHORT_RANGE: u64 = 16;
+pub(super) const SHORT_RANGE: u64 = 16;
 
 /// A worker's place at a board. Dropped, it is given up; an item that was started and not finished has then died.
 pub struct Seat {
-    board: Board,
+    pub(super) board: Board,
     number: u32,
-    ledger: &'static Ledger,
+    pub(super) ledger: &'static Ledger,
     /// Where tools look for what this process does.
     shown: Option<&'static Slot>,
     range: Option<Range>,
@@ -47,10 +44,10 @@ pub struct Seat {
     /// The item in hand.
     running: Option<(&'static Cell, u64)>,
     /// Finished items that are not counted yet.
-    uncounted: u64,
+    pub(super) uncounted: u64,
     /// Finished items whose bits are not set yet: which word of the chunk's bits, and the bits.
-    unset: (usize, u64),
-    slab: Slab,
+    pub(super) unset: (usize, u64),
+    pub(super) slab: Slab,
     tasks: u64,
     last_job: usize,
 }
@@ -305,52 +302,6 @@ impl Seat {
         crash_point!("board.finish.handing");
         payload::hand_over(self.board.session(), self.board.index(), block)?;
         crash_point!("board.finish.handed");
-        Ok(())
-    }
-
-    #[inline]
-    fn announce(&mut self, range: &Range, item: u64) -> Result<(), ShmError> {
-        self.uncounted += 1;
-        if range.slot.flag(AS_FINISHED) {
-            let index = range.shape.index(item);
-            let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
-            if word != self.unset.0 {
-                self.set_bits(range)?;
-                self.unset.0 = word;
-            }
-            self.unset.1 |= bit;
-        }
-        let done = range.slot.done.load(Ordering::Relaxed) + self.uncounted;
-        if range.end - range.first <= SHORT_RANGE
-            || done >= range.slot.wake_at.load(Ordering::Relaxed)
-        {
-            self.flush(range)?;
-        }
-        Ok(())
-    }
-
-    /// Hands on what is finished, and wakes the owner if it waits for no more.
-    fn flush(&mut self, range: &Range) -> Result<(), ShmError> {
-        if self.uncounted == 0 {
-            return Ok(());
-        }
-        self.set_bits(range)?;
-        let done = range.slot.done.fetch_add(self.uncounted, Ordering::SeqCst) + self.uncounted;
-        crash_point!("board.flush.counted");
-        self.uncounted = 0;
-        if done >= range.slot.wake_at.load(Ordering::SeqCst) {
-            notify(&self.board.body.finished, Wake::All);
-        }
-        Ok(())
-    }
-
-    fn set_bits(&mut self, range: &Range) -> Result<(), ShmError> {
-        let (word, bits) = self.unset;
-        if bits == 0 {
-            return Ok(());
-        }
-        set_bits(&self.board, range.slot, range.chunk, word, bits)?;
-        self.unset.1 = 0;
         Ok(())
     }
 

@@ -1,14 +1,17 @@
-//! What a worker adds to a chunk beside its cells: longer results, and the bits of what is finished.
+//! What a worker leaves behind beside its cells: longer results, counts, and the bits of what is finished.
 
 use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::ShmError;
+use crate::gate::Wake;
 use crate::primitive::{AtomicU64, Ordering};
+use crate::wait::notify;
 
 use super::Board;
 use super::claim::Range;
-use super::layout::{Chunk, JobSlot};
+use super::layout::{AS_FINISHED, Chunk, JobSlot};
 use super::owner::{FIRST_SLAB, LAST_SLAB};
+use super::run::{SHORT_RANGE, Seat};
 
 /// Room for longer results, in a block that lives as long as the chunk.
 #[derive(Debug, Default)]
@@ -80,4 +83,52 @@ pub(super) fn set_bits(
         word.fetch_or(1 << (place % 64), Ordering::SeqCst);
     }
     Ok(())
+}
+
+impl Seat {
+    #[inline]
+    pub(super) fn announce(&mut self, range: &Range, item: u64) -> Result<(), ShmError> {
+        self.uncounted += 1;
+        if range.slot.flag(AS_FINISHED) {
+            let index = range.shape.index(item);
+            let (word, bit) = ((index / 64) as usize, 1 << (index % 64));
+            if word != self.unset.0 {
+                self.set_bits(range)?;
+                self.unset.0 = word;
+            }
+            self.unset.1 |= bit;
+        }
+        let done = range.slot.done.load(Ordering::Relaxed) + self.uncounted;
+        if range.end - range.first <= SHORT_RANGE
+            || done >= range.slot.wake_at.load(Ordering::Relaxed)
+        {
+            self.flush(range)?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what is finished, and wakes the owner if it waits for no more.
+    pub(super) fn flush(&mut self, range: &Range) -> Result<(), ShmError> {
+        if self.uncounted == 0 {
+            return Ok(());
+        }
+        self.set_bits(range)?;
+        let done = range.slot.done.fetch_add(self.uncounted, Ordering::SeqCst) + self.uncounted;
+        crash_point!("board.flush.counted");
+        self.uncounted = 0;
+        if done >= range.slot.wake_at.load(Ordering::SeqCst) {
+            notify(&self.board.body.finished, Wake::All);
+        }
+        Ok(())
+    }
+
+    fn set_bits(&mut self, range: &Range) -> Result<(), ShmError> {
+        let (word, bits) = self.unset;
+        if bits == 0 {
+            return Ok(());
+        }
+        set_bits(&self.board, range.slot, range.chunk, word, bits)?;
+        self.unset.1 = 0;
+        Ok(())
+    }
 }

@@ -431,3 +431,30 @@ fn results_do_not_go_to_a_chunk_that_was_at_the_same_place_before() {
         assert!(job.try_free().unwrap());
     }
 }
+
+#[test]
+fn finished_items_can_be_found_before_they_are_announced() {
+    let board = board(2);
+    let options = JobOptions {
+        as_finished: true,
+        ..JobOptions::default()
+    };
+    let mut job = board
+        .open_job(Message::default(), options)
+        .unwrap()
+        .unwrap();
+    for _ in 0..CHUNK {
+        job.feed(Message::default(), true).unwrap().unwrap();
+    }
+    job.publish();
+    let mut seat = board.sit_down(1).unwrap().unwrap();
+    for finished in 1..=CHUNK / 2 {
+        next(&mut seat).unwrap();
+        seat.finish(0, Message::default()).unwrap();
+        if finished % 7 == 0 {
+            job.look_hard().unwrap();
+            while job.collect_any().unwrap().is_some() {}
+            assert_eq!(job.collected(), finished);
+        }
+    }
+}
