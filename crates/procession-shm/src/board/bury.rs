@@ -145,6 +145,7 @@ fn bury(
     } else if !has_died {
         txn.set(&ledger.job, 0);
     }
+    body.count_range(&mut txn, ledger, false);
     txn.set(&ledger.state, GONE);
     crash_point!("board.bury.filled");
     txn.commit();

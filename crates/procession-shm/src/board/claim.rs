@@ -104,6 +104,7 @@ impl Board {
             } else {
                 txn.set(&ledger.job, 0);
             }
+            body.count_range(&mut txn, ledger, false);
             txn.set(&ledger.state, GONE);
             crash_point!("board.leave.filled");
             txn.commit();
@@ -151,6 +152,7 @@ impl Board {
                 txn.set(&ledger.job, 0);
                 txn.set(&ledger.current, 0);
             }
+            body.count_range(&mut txn, ledger, false);
             txn.commit();
             return Ok(None);
         };
@@ -163,6 +165,7 @@ impl Board {
         txn.set(&ledger.next, first);
         txn.set(&ledger.end, end);
         txn.set(&ledger.current, 0);
+        body.count_range(&mut txn, ledger, end - first > 1);
         crash_point!("board.claim.filled");
         txn.commit();
         crash_point!("board.claim.committed");
@@ -182,9 +185,27 @@ impl Board {
 
     /// Is there something in the ranges of others that one could take off them, if it turns out that they are slow?
     pub(super) fn others_have_rest(&self, own: u32) -> bool {
-        self.body
-            .all_ledgers(self.session())
-            .any(|(n, l)| n != own && l.state.load(Ordering::Acquire) == LIVE && l.has_rest())
+        // Scanned only if it may be worth it: an idle worker asks this whenever it stirs.
+        self.body.ranged.load(Ordering::Acquire) != 0
+            && self
+                .body
+                .all_ledgers(self.session())
+                .any(|(n, l)| n != own && l.state.load(Ordering::Acquire) == LIVE && l.has_rest())
+    }
+}
+
+impl BoardBody {
+    /// Notes whether a worker has a range of several items.
+    pub(super) fn count_range(
+        &'static self,
+        txn: &mut Txn<'_>,
+        ledger: &'static Ledger,
+        several: bool,
+    ) {
+        if (ledger.ranged.load(Ordering::Relaxed) != 0) != several {
+            txn.set(&ledger.ranged, u64::from(several));
+            add(txn, &self.ranged, if several { 1 } else { -1 });
+        }
     }
 }
 

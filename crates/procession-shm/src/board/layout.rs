@@ -64,7 +64,9 @@ pub(super) struct BoardBody {
     pub(super) requeued: AtomicU64,
     /// Ledgers without a worker that have unstarted items.
     pub(super) orphans: AtomicU64,
-    pad_work: [AtomicU64; 3],
+    /// Workers with a range of several items, from which others may take some.
+    pub(super) ranged: AtomicU64,
+    pad_work: [AtomicU64; 2],
     /// The owner's threads sleep here.
     pub(super) finished: Gate,
     /// Counts what the owner should look at: workers that came or went.
@@ -167,7 +169,8 @@ pub(super) struct Ledger {
     pub(super) since_ns: AtomicU64,
     /// Tasks finished.
     pub(super) tasks: AtomicU64,
-    pad_work: [AtomicU64; 1],
+    /// 1 if it is counted in the board's `ranged`.
+    pub(super) ranged: AtomicU64,
 }
 
 // SAFETY: repr(C) of atomics.
