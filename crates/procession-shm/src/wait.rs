@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use procession_sys::clock::Deadline;
+use procession_sys::clock::{Deadline, now_ns};
 use procession_sys::futex;
 
 use crate::error::WaitError;
@@ -168,14 +168,16 @@ pub fn notify(gate: &Gate, wake: Wake) {
 }
 
 const PAUSES: u32 = 128;
-const YIELDS: u32 = 40;
+/// A little longer than a wake-up across two processors takes. A shorter spin would never meet a peer that has to be woken,
+/// and two peers that both sleep would go on waking each other for ever, where both could spin.
+const SPIN_NS: u64 = 60_000;
 
 thread_local! {
     /// How often in a row spinning was in vain; saturates. Spinning pauses while it is high.
     static VAIN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Looks again and again for some tens of microseconds, less than a wake-up across two processors costs. The second part
+/// Looks again and again for about as long as a wake-up across two processors takes. The second part
 /// gives the processor away at each turn: the one we wait for may need just this one. A thread that has spun in vain some
 /// times in a row does it only every 16th time, until it helps again.
 fn spin<T>(
@@ -187,7 +189,8 @@ fn spin<T>(
         return Ok(None);
     }
     let pauses = if single_cpu() { 0 } else { PAUSES };
-    for turn in 0..pauses + YIELDS {
+    let begin = now_ns();
+    for turn in 0.. {
         if turn < pauses {
             std::hint::spin_loop();
             if turn % 4 != 0 {
@@ -195,6 +198,9 @@ fn spin<T>(
             }
         } else {
             std::thread::yield_now();
+            if turn % 8 == 0 && now_ns().saturating_sub(begin) > SPIN_NS {
+                break;
+            }
         }
         if let Some(value) = ready()? {
             VAIN.set(0);
