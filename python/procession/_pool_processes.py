@@ -74,9 +74,12 @@ class Processes:
         self._calls: dict[tuple[int, int], ApplyResult] = {}
         self._tasks: dict[int, str] = {}
         self._maps: weakref.WeakValueDictionary[int, MapResult] = weakref.WeakValueDictionary()
-        self._with_callback: set[MapResult] = set()
+        # Results that have to be delivered without anybody waiting here: there are callbacks, or
+        # other processes want them.
+        self._watched_calls: set[ApplyResult] = set()
+        self._watched_maps: set[MapResult] = set()
+        self._shared: set[ApplyResult] = set()
         self._imaps: weakref.WeakValueDictionary[int, IMapIterator] = weakref.WeakValueDictionary()
-        self._watched_calls = 0
         self._closing = False
         self._supervisor: threading.Thread | None = None
         self._supervised = threading.Event()
@@ -200,8 +203,7 @@ class Processes:
             self._collect_calls(job)
             self._wait(job, ANY, 0, None)
         if result._callback is not None or result._error_callback is not None:
-            self._watched_calls += 1
-            self._supervise()
+            self._watch_call(result)
 
     def submit_map(
         self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
@@ -218,7 +220,7 @@ class Processes:
         self._maps[job] = result
         self._feed_map(result)
         if result._callback is not None or result._error_callback is not None:
-            self._with_callback.add(result)
+            self._watched_maps.add(result)
             self._supervise()
 
     def imap(
@@ -295,9 +297,44 @@ class Processes:
                 self._deliver(result, success, value)
 
     def _deliver(self, result: ApplyResult, success: bool, value: Any) -> None:
-        if result._callback is not None or result._error_callback is not None:
-            self._watched_calls -= 1
-        result._set(success, value)
+        try:
+            result._set(success, value)
+        finally:
+            self._watched_calls.discard(result)
+
+    def _watch_call(self, result: ApplyResult) -> None:
+        self._watched_calls.add(result)
+        if result._done:
+            # It was delivered before it stood there.
+            self._watched_calls.discard(result)
+        self._supervise()
+
+    def share(self, result: ApplyResult) -> None:
+        """See to it that a result's future is settled, and cancelled if another process asks."""
+        self._shared.add(result)
+        job = getattr(result, "_job", None)
+        if job is None:
+            self._watch_call(result)
+            return
+        with self._acting:
+            if not result._done:
+                self._watched_maps.add(result)  # type: ignore[arg-type]
+        self._supervise()
+
+    def _serve_shared(self) -> None:
+        for result in list(self._shared):
+            future = result._future
+            if result._done or future is None:
+                self._shared.discard(result)
+            elif future.cancel_asked():
+                self._shared.discard(result)
+                self.cancel(result)
+
+    def _settle_shared(self) -> None:
+        """The pool has ended: no other process shall wait for what is known here."""
+        for result in list(self._shared):
+            self.drive(result, 0.0)
+        self._shared.clear()
 
     def drive(self, result: ApplyResult, timeout: float | None) -> None:
         """Work on results until this one is there, or the time is up."""
@@ -322,7 +359,7 @@ class Processes:
                     return
                 self._feed_map(result)
                 if self._core.collect(job, result._results, result._errors):
-                    self._with_callback.discard(result)
+                    self._watched_maps.discard(result)
                     self._core.close_job(job)
                     result._complete()
                     return
@@ -400,22 +437,23 @@ class Processes:
         """One round of the supervisor; false when there is nothing more to do, ever."""
         if self._ended:
             return False
-        if self._watched_calls or self._with_callback:
-            self._wait_for_callbacks()
+        self._serve_shared()
+        if self._watched_calls or self._watched_maps:
+            self._wait_for_watched()
         elif self._core.wait_attention(0.2) == ATTENTION:
             self._act()
         if self._core.next_deadline_passed():
             self._act()
         return True
 
-    def _wait_for_callbacks(self) -> None:
+    def _wait_for_watched(self) -> None:
         for job in list(self._streams.values()):
             self._collect_calls(job)
-        for result in list(self._with_callback):
+        for result in list(self._watched_maps):
             assert result._job is not None
             self._drive_map(result, result._job, time.monotonic())
         jobs = [(job, ANY) for job in self._streams.values()]
-        jobs += [(r._job, NEXT) for r in self._with_callback if r._job is not None]
+        jobs += [(r._job, NEXT) for r in self._watched_maps if r._job is not None]
         if jobs and self._core.wait_many(jobs, 0.2) == ATTENTION:
             self._act()
 
@@ -447,6 +485,7 @@ class Processes:
                 process.kill()
                 process.join()
         self._act()
+        self._settle_shared()
 
     def join(self) -> None:
         """Wait until all work is done and the workers have left."""
@@ -461,11 +500,12 @@ class Processes:
                 self._collect_calls(job)
             if not self._act() and self._core.wait_attention(0.05) == ATTENTION:
                 self._act()
-        for result in list(self._with_callback):
+        for result in list(self._watched_maps):
             assert result._job is not None
             self._drive_map(result, result._job, time.monotonic())
         for job in list(self._streams.values()):
             self._collect_calls(job)
+        self._settle_shared()
         supervisor = self._supervisor
         if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()

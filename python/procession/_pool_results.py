@@ -11,13 +11,16 @@ from .context import TimeoutError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ._pool_futures import SharedFuture
+
 __all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"]
 
 
 class ApplyResult:
     """The result of one call, which may still be under way.
 
-    There is no thread that fetches results: whoever waits for one does it, for all.
+    There is no thread that fetches results: whoever waits for one does it, for all.  It can be
+    sent to other processes of the program, and be waited for and cancelled there.
     """
 
     def __init__(
@@ -32,6 +35,13 @@ class ApplyResult:
         self._value: Any = None
         self._callback = callback
         self._error_callback = error_callback
+        # Stands for this result in other processes, once it was sent to one.
+        self._future: SharedFuture | None = None
+
+    def __reduce__(self) -> Any:
+        from . import _pool_futures
+
+        return _pool_futures.pass_on(self)
 
     def _advance(self) -> None:
         """Look for results without waiting."""
@@ -83,6 +93,10 @@ class ApplyResult:
             self._callback = self._error_callback = None
             # The result does not keep the pool: it may outlive it.
             self._pool = None
+            if self._future is not None:
+                from . import _pool_futures
+
+                _pool_futures.tell(self._future, success, value)
 
     def __class_getitem__(cls, item: Any) -> Any:
         import types
@@ -142,6 +156,13 @@ class IMapIterator:
 
     def __iter__(self) -> IMapIterator:
         return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"cannot pass a {type(self).__name__} to another process: it reads its input here; "
+            "send the results, one by one, or use apply_async or map_async, whose results can be "
+            "sent"
+        )
 
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result; TimeoutError if it takes too long."""

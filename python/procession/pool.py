@@ -318,6 +318,9 @@ class Pool:
     def _cancel(self, result: ApplyResult) -> bool:
         return bool(self._engine.cancel(result))
 
+    def _share(self, result: ApplyResult) -> None:
+        self._engine.share(result)
+
     def _progress(self, result: MapResult) -> tuple[int, int]:
         done, total = self._engine.progress(result)
         return done, total
@@ -406,6 +409,10 @@ class ThreadPool(Pool):
 
     def _cancel(self, result: ApplyResult) -> bool:
         return False
+
+    def _share(self, result: ApplyResult) -> None:
+        # The thread that sets the result tells it.
+        pass
 
     def _progress(self, result: MapResult) -> tuple[int, int]:
         return len(result._errors), len(result._errors)

@@ -43,12 +43,22 @@ class Popen:
         self._kept: list[object] = []
         # Reentrant, as a signal handler may ask for the exit code in the middle of asking.
         self._reaping = threading.RLock()
+        if self.method == "fork":
+            self._share_results(process_obj)
         self._token = _native.prepare_child(process_obj._name, process_obj._role)
         try:
             self._launch(process_obj)
         except BaseException:
             _native.child_abandoned(self._token)
             raise
+
+    @staticmethod
+    def _share_results(process_obj: process.BaseProcess) -> None:
+        """A pool's results among the arguments get futures, as they do when they are pickled."""
+        if f"{__package__}.pool" in sys.modules:
+            from ._pool_futures import share_arguments
+
+            share_arguments(process_obj._args, process_obj._kwargs)
 
     def duplicate_for_child(self, fd: int) -> int:
         """Let the child have ``fd``; return what it will know it by."""

@@ -45,7 +45,8 @@ mod _native {
     use crate::queue::{QueueCore, wait_ready};
     #[pymodule_export]
     use crate::sync::{
-        BarrierCore, ConditionCore, EventCore, LockCore, RLockCore, SemaphoreCore, Waiter,
+        BarrierCore, ConditionCore, EventCore, FutureCore, LockCore, RLockCore, SemaphoreCore,
+        Waiter,
     };
     #[pymodule_export]
     use crate::tools::cli;

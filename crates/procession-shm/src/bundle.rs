@@ -126,3 +126,41 @@ pub fn unbind(session: &'static Session, at: u64) -> Result<Vec<Part>, ShmError>
     session.free_raw(at)?;
     Ok(parts)
 }
+
+/// A block of this process's own with the same contents: bytes are copied, a ticket makes another ticket, the members of a
+/// bundle are copied each by its kind. Whoever calls sees to it that the original stays.
+pub fn copy(session: &'static Session, block: u64) -> Result<u64, ShmError> {
+    let record = session.block(block)?;
+    let owner = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
+    if owner.has(BlockOwner::TICKET) {
+        let word: &AtomicU64 = session.segment().at(block)?;
+        let word = word.load(Ordering::Relaxed);
+        let handle = session.hold(word as u32, (word >> 32) as u32)?;
+        return session.make_ticket(&handle);
+    }
+    if !owner.has(BlockOwner::MANIFEST) {
+        let len = record.link.load(Ordering::Relaxed);
+        if len > session.block_size(block)? {
+            return Err(Corrupt("a block is longer than its size").into());
+        }
+        let copy = session.alloc(len, BlockOwner::process(session.me()?))?;
+        let bytes = session.segment().bytes(block, len)?;
+        session.segment().write(copy, bytes)?;
+        return Ok(copy);
+    }
+    let mut copies = Vec::new();
+    let all = parts(session, block)?.into_iter().try_for_each(|part| {
+        let at = copy(session, part.at)?;
+        copies.push(Part { at, len: part.len });
+        Ok(())
+    });
+    match all.and_then(|()| bind(session, &copies)) {
+        Ok(copy) => Ok(copy),
+        Err(error) => {
+            for part in copies {
+                session.free_block(part.at)?;
+            }
+            Err(error)
+        }
+    }
+}

@@ -16,10 +16,24 @@ pub static KINDS: &[&KindOps] = &[
     sync::OPS[2],
     sync::OPS[3],
     sync::OPS[4],
+    sync::OPS[5],
     &board::OPS,
 ];
 
 /// Makes a session for this process (see [`Session::create`]).
 pub fn create(name: &str, budget: Option<u64>) -> Result<&'static Session, ShmError> {
     Session::create(KINDS, name, budget)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_number_of_its_own() {
+        let numbers: HashSet<u8> = KINDS.iter().map(|k| k.number).collect();
+        assert_eq!(numbers.len(), KINDS.len());
+    }
 }

@@ -3,6 +3,7 @@
 mod barrier;
 mod condition;
 mod event;
+mod future;
 mod locks;
 mod semaphore;
 
@@ -17,6 +18,7 @@ use crate::{enter, errors};
 pub(crate) use barrier::BarrierCore;
 pub(crate) use condition::{ConditionCore, Waiter};
 pub(crate) use event::EventCore;
+pub(crate) use future::FutureCore;
 pub(crate) use locks::{LockCore, RLockCore};
 pub(crate) use semaphore::SemaphoreCore;
 

@@ -34,7 +34,7 @@ pub use collect::{CancelCell, Taken};
 pub use count::{Counts, Seated};
 pub use layout::{CHUNK, JOBS, JobId, WINDOW_CHUNKS};
 pub use owner::{JobOptions, OwnedJob};
-pub use payload::{Payload, copy_block};
+pub use payload::Payload;
 pub use progress::JobWatch;
 pub use run::{Next, Seat, Task};
 

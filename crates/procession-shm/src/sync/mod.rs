@@ -7,6 +7,8 @@ mod condition;
 #[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]
+mod future;
+#[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]
 mod semaphore;
@@ -19,16 +21,19 @@ pub use condition::{CONDITION, Condition, Ticket};
 #[cfg(not(loom))]
 pub use event::{EVENT, Event};
 #[cfg(not(loom))]
+pub use future::{FUTURE, Future, Outcome};
+#[cfg(not(loom))]
 pub use lock::{LOCK, Lock};
 #[cfg(not(loom))]
 pub use semaphore::{SEMAPHORE, Semaphore};
 
 #[cfg(not(loom))]
 /// What the session knows about all of these.
-pub static OPS: [&crate::objects::KindOps; 5] = [
+pub static OPS: [&crate::objects::KindOps; 6] = [
     &lock::OPS,
     &semaphore::OPS,
     &condition::OPS,
     &event::OPS,
     &barrier::OPS,
+    &future::OPS,
 ];

@@ -151,6 +151,7 @@ deaths! {
     locking: "sync",
     notifying: "notify",
     meeting: "barrier",
+    telling_an_outcome: "future",
     making_and_dropping_objects: "objects",
     starting_processes: "processes",
     burying_one_who_died_putting: "recover-put",

@@ -5,7 +5,7 @@ use procession_shm::memory::Memory;
 use procession_shm::pipe;
 use procession_shm::processes::{Owner, Role};
 use procession_shm::ring::{Message, Ring, RingOptions};
-use procession_shm::sync::{Lock, Ticket};
+use procession_shm::sync::{Future, Lock, Outcome, Ticket};
 use procession_sys::clock::Deadline;
 use procession_sys::process::{Exit, kill_self};
 
@@ -70,6 +70,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         early: false,
         before: nothing,
         child: barrier,
+        after: done,
+    },
+    Scenario {
+        name: "future",
+        early: false,
+        before: nothing,
+        child: future,
         after: done,
     },
     Scenario {
@@ -318,6 +325,45 @@ fn barrier(world: &World) {
         .unwrap()
         .unwrap();
     world.barrier.abort().unwrap();
+}
+
+fn future(world: &World) {
+    let session = world.session;
+    for (len, blocks) in [(1, 0), (100_000, 0), (20, 1), (2000, 2)] {
+        let future = Future::create(session, "call").unwrap();
+        let mut parts = Vec::new();
+        if blocks > 0 {
+            parts.push(Part {
+                at: world.block(1, 3 << 20),
+                len: 3 << 20,
+            });
+        }
+        if blocks > 1 {
+            let at = session.make_ticket(world.lock.handle()).unwrap();
+            parts.push(Part { at, len: 8 });
+        }
+        let block = match parts[..] {
+            [] => None,
+            [one] => Some(one.at),
+            _ => Some(bundle::bind(session, &parts).unwrap()),
+        };
+        let bytes = vec![7; len];
+        let message = Message {
+            bytes: &bytes,
+            block,
+            ..Message::default()
+        };
+        assert!(future.outcome().unwrap().is_none());
+        assert!(future.settle(true, message).unwrap());
+        future.wait(within(60), &mut calmly).unwrap();
+        let Some(Outcome::Told { bytes, block, .. }) = future.outcome().unwrap() else {
+            panic!("the outcome was told");
+        };
+        assert_eq!((bytes.len(), block.is_some()), (len, blocks > 0));
+        if let Some(block) = block {
+            session.free_block(block).unwrap();
+        }
+    }
 }
 
 // --- processes ------------------------------------------------------------------------------
