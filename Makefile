@@ -2,6 +2,7 @@
 #
 #   make run          build, install, run the examples        make lint     all checks of the source
 #   make test         all tests                               make deny     licences and sources of crates
+#   make test-real    well-known programs under procession
 #   make bench        the benchmarks                          make clean    remove what was built
 #   make conformance  CPython's own multiprocessing tests
 #
@@ -109,6 +110,13 @@ develop: $(VENV)/test-installed $(VENV)/build-installed
 test-python: develop
 	$(call say,Python tests and examples)
 	$(LIMIT) 900 $(BIN)/python -m pytest $(PYTEST)
+
+# Programs from the package index, under `procession run` and under the standard library.
+$(VENV)/real-installed: requirements/test.txt requirements/examples.txt
+.PHONY: test-real
+test-real: develop $(VENV)/real-installed
+	$(call say,Real programs, unmodified)
+	$(LIMIT) 600 $(BIN)/python -m pytest tests/real $(PYTEST)
 
 # --- checks of the source -------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
     raise ImportError("procession runs on Linux on x86_64 and aarch64 only")
 
 from . import _compat, context, process as process, reduction as reduction
+from ._install import install as install
 from .context import (
     AuthenticationError,
     BufferTooShort,

@@ -14,7 +14,8 @@ _USAGE = """\
 Usage: procession run [-m MODULE | SCRIPT] [ARGUMENTS]...
 
 Run a Python program that was written for multiprocessing, unmodified, with procession in its place:
-`import multiprocessing` means procession in the program and in all its children.
+`import multiprocessing` means procession in the program and in all its children, also in the Python
+programs that it starts.
 """
 
 
@@ -45,7 +46,7 @@ def _run_program(given: list[str]) -> int:
 
     from . import _run, install
 
-    install.install()
+    install()
     if is_module:
         _run.run_module(program[0], program[1:])
     else:

@@ -301,9 +301,9 @@ def main(
     from . import _child, _zygote
 
     if installed:
-        from .install import install
+        from ._install import install
 
-        install()
+        install(programs=False)  # what reaches those is inherited
     _zygote.join_session(member)
     _zygote.preload(preload, main_path, main_name, sys_path, sys_argv, on_error)
     owner = -1 if member is None else member[3]

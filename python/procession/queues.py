@@ -206,5 +206,9 @@ class SimpleQueue(_Base[_T]):
         return types.GenericAlias(cls, item)
 
 
+# What the standard library's queues use to end their threads: libraries that derive queues from
+# ours for threads of their own import it.
+_sentinel = object()
+
 # As in the standard library, the exceptions can be had from here.
 _ = (Empty, Full)

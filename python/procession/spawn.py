@@ -16,6 +16,7 @@ import types
 from typing import IO, Any, NamedTuple
 
 from . import process, util
+from ._install import install, is_installed as is_installed
 from .context import _default_context
 
 __all__ = [
@@ -45,12 +46,6 @@ class Member(NamedTuple):
     session_fd: int
     tracker_fds: tuple[int, int]
     installed: bool
-
-
-def is_installed() -> bool:
-    """Whether ``import multiprocessing`` means this package (see ``procession.install``)."""
-    module = sys.modules.get(f"{__package__}.install")
-    return module is not None and bool(module.is_installed())
 
 
 _python_exe: bytes | None
@@ -151,9 +146,7 @@ def _join(member: Member) -> None:
     resource_tracker._resource_tracker.inherit(member.tracker_fds)
     _child.enter(member.token, member.parent_pid, member.session_fd)
     if member.installed:
-        from .install import install
-
-        install()
+        install(programs=False)  # what reaches those is inherited
 
 
 _NOT_SAFE_TO_IMPORT = """

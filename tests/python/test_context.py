@@ -187,8 +187,8 @@ def test_log_records_name_the_process(start_method: str, before: str, run_progra
 def test_install_makes_multiprocessing_ours(start_method: str, run_program: Any) -> None:
     source = """
         import sys
-        import procession.install
-        procession.install.install()
+        import procession
+        procession.install()
         import multiprocessing, multiprocessing.process, concurrent.futures.process
         from multiprocessing import util
 
