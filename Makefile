@@ -162,6 +162,8 @@ $(TOOLS)/bin/cargo-deny:
 deny: $(DENY)
 	$(call say,Crates: licences + sources + bans)
 	$(DENY) --log-level error check licenses sources bans
+	$(DENY) --log-level error --manifest-path benches/rust-peers/Cargo.toml --config deny.toml \
+		check licenses sources bans
 deny-advisories: $(DENY)
 	$(DENY) check advisories
 
@@ -183,14 +185,15 @@ conformance: install
 		echo "SKIPPED: no harness at $(CONFORMANCE)/run.py; set CONFORMANCE to where it is" >&2; \
 	fi
 
+# The peers of the Rust crate are a workspace of their own, so that no other build builds them.
+PEERS := benches/rust-peers
 .PHONY: bench
 bench: install $(VENV)/bench-installed
-	$(call say,Benchmarks)
-	@if test -f benches/run.py; then \
-		$(BIN)/python benches/run.py $(BENCH); \
-	else \
-		echo "SKIPPED: this tree has no benches/run.py" >&2; \
-	fi
+	$(call say,Building the peers of the Rust crate)
+	cargo build --release --quiet --locked --manifest-path $(PEERS)/Cargo.toml --target-dir $(TARGET)
+	$(call say,Benchmarks (BENCH="--quick" for a first look; BENCH="--only queue" for some rows))
+	BENCH_RUST_PEERS=$(abspath $(TARGET))/release/procession-peers \
+		$(BIN)/python benches/run.py --json $(TARGET)/bench.json --markdown $(TARGET)/bench.md $(BENCH)
 
 .PHONY: clean
 clean:

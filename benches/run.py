@@ -1,102 +1,183 @@
 """Compare procession with its peers, in one run: `make bench`.
 
-Every measurement is a fresh interpreter; the libraries take turns, round by round, so that a slow
-moment of the machine hits all.  The table gives medians, and the ratio to `multiprocessing`,
-computed round by round before its median is taken; the spread is that of these ratios (quartiles).
-
-    python benches/run.py [--rounds N] [--only TEXT] [--json FILE] [--markdown FILE]
+Every measurement is a fresh interpreter (`one.py`).  Row by row and round by round the libraries
+take turns, in another order each round, so that a slow moment of the machine hits all.  A ratio is
+computed within each round before its median is taken.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import platform
-import statistics
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import report
+from rows import ENVIRONMENT, OURS, ROWS, Row, load
+
 HERE = Path(__file__).parent
-LIBRARIES = ("multiprocessing", "procession")
+# No measurement takes a tenth of it; what does has hung.
+LIMIT = 180.0
+PACKAGES = ("numpy", "joblib", "loky", "mpire", "pebble", "faster-fifo")
 
 
-def measure(library: str, workload: str) -> float | None:
+def measure(library: str, row: Row) -> dict[str, Any] | None:
     """One measurement, in a process of its own; None where it fails."""
-    command = [sys.executable, str(HERE / "one.py"), library, workload]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode != 0:
-        print(f"  {library}, {workload}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+    command = [sys.executable, str(HERE / "one.py"), library, row.name]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT.get(library, {})},
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        print(f"  {row.name}, {library}: not done after {LIMIT:.0f} s", file=sys.stderr)
         return None
-    return float(done.stdout.strip().splitlines()[-1])
+    if process.returncode != 0 or not out.strip():
+        words = err.strip().splitlines()[-1:] or [f"status {process.returncode}"]
+        print(f"  {row.name}, {library}: {words[0]}", file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found
 
 
-def main() -> None:
+class Results:
+    """What was measured: seconds and the like, and what they were made from."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, list[float | None]]] = {}
+        self.details: dict[str, dict[str, list[dict[str, float]]]] = {}
+
+    def measure(self, row: Row, libraries: Sequence[str], rounds: int) -> None:
+        """Fill a row."""
+        values: dict[str, list[float | None]] = {library: [] for library in libraries}
+        details: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
+        for turn in range(rounds):
+            first = turn % len(libraries)
+            for library in [*libraries[first:], *libraries[:first]]:
+                found = measure(library, row)
+                values[library].append(found["value"] if found else None)
+                if found and found["detail"]:
+                    details[library].append(found["detail"])
+        self.values[row.name] = values
+        self.details[row.name] = details
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on, without the names of anybody's machine."""
+    model = "unknown processor"
+    for text in Path("/proc/cpuinfo").read_text().splitlines():
+        if text.startswith("model name"):
+            model = text.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "processor": model,
+        "processors": len(os.sched_getaffinity(0)),
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "python": platform.python_version(),
+        "load before": round(os.getloadavg()[0], 2),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare procession with its peers.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    options = parser.parse_args()
-
-    sys.path.insert(0, str(HERE))
-    from workloads import WORKLOADS
-
-    results: dict[str, dict[str, list[float | None]]] = {}
-    names = [name for name in WORKLOADS if options.only in name]
-    for name in names:
-        rows = results.setdefault(name, {library: [] for library in LIBRARIES})
-        for round_ in range(options.rounds):
-            order = LIBRARIES if round_ % 2 == 0 else LIBRARIES[::-1]
-            for library in order:
-                rows[library].append(measure(library, name))
-        print(line(name, rows), flush=True)
-    text = table(results)
-    print()
-    print(text)
-    if options.markdown:
-        options.markdown.write_text(text + "\n")
-    if options.json:
-        about = {"python": platform.python_version(), "cpus": len(os.sched_getaffinity(0))}
-        options.json.write_text(json.dumps({"about": about, "seconds": results}, indent=1) + "\n")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
+    parser.add_argument("--quick", action="store_true", help="two rounds, without the peers")
+    parser.add_argument(
+        "--only", default=[], action="append", metavar="TEXT", help="rows whose name contains this"
+    )
+    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--deep", action="store_true", help="up to ten million queued messages")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="replace the table of this page, of a whole run"
+    )
+    return parser.parse_args()
 
 
-def ratios(rows: dict[str, list[float | None]]) -> list[float]:
-    """How many times faster than the standard library, round by round."""
-    pairs = zip(rows["multiprocessing"], rows["procession"], strict=True)
-    return [theirs / ours for theirs, ours in pairs if theirs is not None and ours is not None]
+def chosen(options: argparse.Namespace) -> list[Row]:
+    rows = [row for row in ROWS.values() if not options.only or _named(row, options.only)]
+    if not rows:
+        raise SystemExit("no row has such a name; see --list")
+    return rows
 
 
-def shown(seconds: list[float | None]) -> str:
-    known = [s for s in seconds if s is not None]
-    if not known:
-        return "-"
-    value = statistics.median(known)
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"
+def _named(row: Row, words: Sequence[str]) -> bool:
+    return any(word in row.name for word in words)
 
 
-def line(name: str, rows: dict[str, list[float | None]]) -> str:
-    """One row of the table."""
-    found: Any = ratios(rows)
-    if not found:
-        return f"| {name} | {' | '.join(shown(rows[x]) for x in LIBRARIES)} | - | - |"
-    middle = statistics.median(found)
-    low, high = statistics.quantiles(found, n=4)[0::2] if len(found) > 1 else (middle, middle)
+def head(about: dict[str, Any], rounds: int, minutes: float) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     return (
-        f"| {name} | {' | '.join(shown(rows[x]) for x in LIBRARIES)} | {middle:.3g}x |"
-        f" {low:.3g}-{high:.3g} |"
+        f"Measured on {about['when']}: {about['processors']} x {about['processor']}, "
+        f"{about['memory']}, {about['system']}, CPython {about['python']}; {packages}. "
+        f"{rounds} rounds in {minutes:.0f} minutes; the load was {about['load before']} before."
     )
 
 
-def table(results: dict[str, dict[str, list[float | None]]]) -> str:
-    """The whole table."""
-    head = f"| workload, time for each | {' | '.join(LIBRARIES)} | ratio | quartiles |"
-    return "\n".join([head, "|---" * 5 + "|", *(line(n, r) for n, r in results.items())])
+def main() -> None:
+    options = arguments()
+    rounds = 2 if options.quick else options.rounds
+    if options.deep:
+        os.environ["BENCH_DEEP"] = "1"
+    load()
+    rows = chosen(options)
+    if options.list:
+        print("\n".join(f"{row.name:20} {row.title}" for row in rows))
+        return
+    about, results, began = machine(), Results(), time.monotonic()
+    for row in rows:
+        libraries = [x for x in row.libraries if not options.quick or x in (OURS, row.base)]
+        results.measure(row, libraries, rounds)
+        seconds = time.monotonic() - began
+        print(
+            f"{seconds:5.0f} s {report.line(row, results.values[row.name], libraries)}", flush=True
+        )
+    text = "\n\n".join(
+        [
+            head(about, rounds, (time.monotonic() - began) / 60),
+            report.tables(rows, results.values),
+            "### Rows that miss their goal",
+            report.missed(rows, results.values),
+            "### What some of the figures are made of",
+            report.details(results.details, rows),
+        ]
+    )
+    print(f"\n{text}")
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    if options.json:
+        data = {"about": about, "values": results.values, "details": results.details}
+        options.json.write_text(json.dumps(data, indent=1) + "\n")
+    if options.write:
+        report.write_into(options.write, text)
 
 
 if __name__ == "__main__":

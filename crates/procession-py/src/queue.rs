@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use procession_shm::pipe::PipeEnd as End;
 use procession_shm::ring::{Ring, RingOptions};
+use procession_shm::wait::may_spin;
 use procession_shm::{Session, ShmError, WaitError};
 use procession_sys::clock::Deadline;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -328,6 +329,9 @@ impl QueueCore {
 
 /// Looks again for about two microseconds.
 pub(crate) fn spin(ready: impl Fn() -> bool) -> bool {
+    if !may_spin() {
+        return false;
+    }
     for _ in 0..64 {
         if ready() {
             return true;

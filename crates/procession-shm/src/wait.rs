@@ -1,6 +1,7 @@
 //! How anybody waits: spin a little, then sleep in slices, always with a deadline, a liveness check and a way out.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use procession_sys::clock::{Deadline, now_ns};
@@ -183,6 +184,9 @@ thread_local! {
 fn spin<T>(
     ready: &mut impl FnMut() -> Result<Option<T>, WaitError>,
 ) -> Result<Option<T>, WaitError> {
+    if !may_spin() {
+        return Ok(None);
+    }
     let vain = VAIN.get();
     if vain >= 4 && !vain.is_multiple_of(16) {
         VAIN.set(vain.wrapping_add(1).max(4));
@@ -211,8 +215,14 @@ fn spin<T>(
     Ok(None)
 }
 
+/// False where the environment variable `PROCESSION_SPIN` is `0`: then every wait sleeps at once. It is read once, and there to
+/// show what spinning brings. Nobody needs it: a thread that spins in vain gives it up by itself.
+pub fn may_spin() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| std::env::var_os("PROCESSION_SPIN").is_none_or(|value| value != "0"))
+}
+
 fn single_cpu() -> bool {
-    use std::sync::OnceLock;
     static ONE: OnceLock<bool> = OnceLock::new();
     *ONE.get_or_init(|| procession_sys::limits::cpus() < 2)
 }
