@@ -175,12 +175,13 @@ format: $(VENV)/lint-installed
 
 # --- judged from outside --------------------------------------------------------------------
 
-# CPython's tests come from a harness beside this repository, which not everybody has.
+# CPython's tests come from a harness beside this repository, which not everybody has. RUN is for
+# its options; tests/conformance/known.txt names what is known to fail.
 .PHONY: conformance
 conformance: install
 	$(call say,Conformance: CPython's own tests)
 	@if test -f $(CONFORMANCE)/run.py; then \
-		$(LIMIT) 2400 $(BIN)/python $(CONFORMANCE)/run.py --package procession --forgive-private $(RUN); \
+		$(LIMIT) 2400 $(BIN)/python scripts/conformance.py $(CONFORMANCE) $(RUN); \
 	else \
 		echo "SKIPPED: no harness at $(CONFORMANCE)/run.py; set CONFORMANCE to where it is" >&2; \
 	fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
 
     from ._pool_futures import SharedFuture
 
-__all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"]
+__all__ = [
+    "ApplyResult",
+    "AsyncResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "job_counter",
+]
+
+# Numbers what this process has asked pools for.
+job_counter = itertools.count()
 
 
 class ApplyResult:
@@ -30,6 +41,7 @@ class ApplyResult:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
         self._pool = pool
+        self._number = next(job_counter)
         self._done = False
         self._success = False
         self._value: Any = None
@@ -37,6 +49,11 @@ class ApplyResult:
         self._error_callback = error_callback
         # Stands for this result in other processes, once it was sent to one.
         self._future: SharedFuture | None = None
+
+    def __repr__(self) -> str:
+        cls = type(self)
+        state = "pending" if not self._done else "done" if self._success else "failed"
+        return f"<{cls.__module__}.{cls.__qualname__} {self._number} {state} at {id(self):#x}>"
 
     def __reduce__(self) -> Any:
         from . import _pool_futures
@@ -113,10 +130,13 @@ class MapResult(ApplyResult):
     def __init__(
         self,
         pool: Any,
+        chunksize: int,
+        length: int,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
         super().__init__(pool, callback, error_callback)
+        self._chunksize, self._length = chunksize, length
         self._results: list[Any] = []
         self._errors: list[tuple[int, BaseException]] = []
         self._job: int | None = None
@@ -133,8 +153,7 @@ class MapResult(ApplyResult):
         """How many items are finished, and how many there are."""
         pool = self._pool
         if pool is None:
-            total = len(self._value) if self._success else 0
-            return total, total
+            return self._length, self._length
         done, total = pool._progress(self)
         return int(done), int(total)
 

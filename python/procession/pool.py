@@ -23,12 +23,18 @@ from ._pool_errors import (
     rebuild_exc as rebuild_exc,
 )
 from ._pool_processes import Options, Processes
+from ._pool_queues import (
+    mapstar as mapstar,
+    starmapstar as starmapstar,
+    worker as worker,
+)
 from ._pool_results import (
     ApplyResult as ApplyResult,
     AsyncResult as AsyncResult,
     IMapIterator as IMapIterator,
     IMapUnorderedIterator as IMapUnorderedIterator,
     MapResult as MapResult,
+    job_counter as job_counter,
 )
 from ._pool_threads import Threads
 from .context import TimeoutError as TimeoutError
@@ -43,6 +49,14 @@ INIT = "INIT"
 RUN = "RUN"
 CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
+
+
+# Where programs find them, and what their tracebacks and pickles are to say.
+for _class in (
+    ApplyResult, ExceptionWithTraceback, IMapIterator, IMapUnorderedIterator, MapResult,
+    MaybeEncodingError, PoolBroken, RemoteTraceback, TaskCancelled, TaskTimeout, WorkerDied,
+):  # fmt: skip
+    _class.__module__ = __name__
 
 
 def _default_size() -> int:
@@ -273,8 +287,9 @@ class Pool:
     ) -> MapResult:  # fmt: skip
         self._check_running()
         items = iterable if hasattr(iterable, "__len__") else list(iterable)
-        result = MapResult(self, callback, error_callback)
-        self._submit_map(result, func, star, items, chunksize or 0, self._options(timeout, retries))
+        chunk = chunksize or 0
+        result = MapResult(self, chunk, len(items), callback, error_callback)
+        self._submit_map(result, func, star, items, chunk, self._options(timeout, retries))
         return result
 
     def _imap(

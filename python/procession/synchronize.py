@@ -75,24 +75,66 @@ class _Shared:
 
 
 class SemLock(_Shared):
-    """Base of the classes that are acquired and released."""
+    """Base of the classes that are acquired and released; of use by itself as well.
+
+    The classes that derive from it have a native core, whose methods come first; one that is made
+    as such passes its calls on to the one of them that its arguments describe.
+    """
 
     _rand = None
     _on_owner_death: OnOwnerDeath = "warn"
+    _inner: SemLock
+
+    def __init__(self, kind: int, value: int, maxvalue: int, *, ctx: Any) -> None:
+        if kind not in (RECURSIVE_MUTEX, SEMAPHORE):
+            raise ValueError(f"kind must be RECURSIVE_MUTEX or SEMAPHORE, not {kind!r}")
+        if kind == RECURSIVE_MUTEX:
+            if (value, maxvalue) != (1, 1):
+                raise ValueError("a recursive mutex is made free: value and maxvalue must be 1")
+            self._inner = RLock(ctx=ctx)
+        else:
+            if not 0 <= value <= maxvalue:
+                raise ValueError(f"value must be 0 to {maxvalue}, not {value!r}")
+            semaphore = self._inner = Semaphore.__new__(Semaphore)
+            semaphore._create_with(value, maxvalue)
+            semaphore._set_up(ctx, "warn")
+        self._is_fork_ctx = self._inner._is_fork_ctx
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take the lock, or one off the counter; false if it takes too long."""
+        return self._inner.acquire(block, timeout)
+
+    def release(self) -> None:
+        """Give back what was acquired."""
+        self._inner.release()
+
+    def locked(self) -> bool:
+        """Is there nothing to be acquired at this moment?"""
+        return self._inner.locked()
+
+    def __enter__(self) -> bool:
+        return self._inner.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        self._inner.__exit__(*args)
+
+    def handle(self) -> tuple[int, int]:
+        """How other members of the session find it."""
+        return self._inner.handle()
+
+    def _is_mine(self) -> bool:
+        return self._inner._is_mine()
+
+    def _get_value(self) -> int:
+        return self._inner._get_value()
 
     if TYPE_CHECKING:
 
-        def acquire(self, block: bool = True, timeout: float | None = None) -> bool: ...
-        def release(self) -> None: ...
-        def __enter__(self) -> bool: ...
-        def __exit__(self, *args: object) -> None: ...
-        def locked(self) -> bool: ...
-        def _get_value(self) -> int: ...
         def owner_info(self) -> tuple[int, str] | None: ...
 
     @property
     def _semlock(self) -> Any:
-        return self
+        return self.__dict__.get("_inner", self)
 
     def _is_zero(self) -> bool:
         return self._get_value() == 0
@@ -108,10 +150,15 @@ class SemLock(_Shared):
         if self._on_owner_death == "warn":
             warnings.warn(text, LockRecoveredWarning, stacklevel=3)
 
-    def __getstate__(self) -> tuple[tuple[int, int], bool, OnOwnerDeath]:
+    def __getstate__(self) -> Any:
+        if "_inner" in self.__dict__:
+            return self._inner
         return self._pass_on(), self._is_fork_ctx, self._on_owner_death
 
-    def __setstate__(self, state: tuple[tuple[int, int], bool, OnOwnerDeath]) -> None:
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, SemLock):
+            self._inner, self._is_fork_ctx = state, state._is_fork_ctx
+            return
         handle, self._is_fork_ctx, self._on_owner_death = state
         self._adopt(*handle)
         util.debug(f"recreated blocker with handle {handle[0]!r}")
@@ -144,7 +191,7 @@ def _owner_name(lock: Any) -> str:
         return "unknown"
 
 
-class Lock(SemLock, _native.LockCore):
+class Lock(_native.LockCore, SemLock):
     """A lock that any process or thread may release."""
 
     def __init__(self, *, ctx: Any = None, on_owner_death: OnOwnerDeath = "warn") -> None:
@@ -155,7 +202,7 @@ class Lock(SemLock, _native.LockCore):
         return f"<{self.__class__.__name__}(owner={_owner_name(self)})>"
 
 
-class RLock(SemLock, _native.RLockCore):
+class RLock(_native.RLockCore, SemLock):
     """A lock that its owner may acquire several times."""
 
     def __init__(self, *, ctx: Any = None, on_owner_death: OnOwnerDeath = "warn") -> None:
@@ -172,7 +219,7 @@ class RLock(SemLock, _native.RLockCore):
         return f"<{self.__class__.__name__}({owner}, {count})>"
 
 
-class Semaphore(SemLock, _native.SemaphoreCore):
+class Semaphore(_native.SemaphoreCore, SemLock):
     """A counter that blocks instead of going below zero."""
 
     def __init__(

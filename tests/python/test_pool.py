@@ -7,6 +7,7 @@ import gc
 import operator
 import os
 import pickle
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -310,3 +311,48 @@ def _identity(x: object) -> object:
 
 def queue_get(queue: Any) -> Any:
     return queue.get()
+
+
+def test_a_worker_of_queues(ctx: BaseContext) -> None:
+    """The standard library's functions for those who build a pool of their own."""
+    calls, answers = ctx.SimpleQueue(), ctx.SimpleQueue()
+    child = ctx.Process(
+        target=pools.worker,
+        args=(calls, answers, answers.put, ("initialized",)),
+        kwargs={"maxtasks": 4, "wrap_exception": True},
+    )
+    child.start()
+    calls.put((1, 0, pools.mapstar, ((abs, (1, -2)),), {}))
+    calls.put((1, 1, pools.starmapstar, ((divmod, ((7, 2), (9, 3))),), {}))
+    calls.put((2, 0, divmod, (1, 0), {}))
+    calls.put((3, 0, threading.Lock, (), {}))
+    assert answers.get() == "initialized"
+    assert answers.get() == (1, 0, (True, [1, 2]))
+    assert answers.get() == (1, 1, (True, [(3, 1), (3, 0)]))
+    job, _, (success, error) = answers.get()
+    assert (job, success, type(error)) == (2, False, ZeroDivisionError)
+    assert "divmod" in str(error.__cause__) or "func(*args" in str(error.__cause__)
+    job, _, (success, error) = answers.get()
+    assert (job, success, type(error)) == (3, False, pools.MaybeEncodingError)
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_results_say_what_they_are(ctx: BaseContext) -> None:
+    with ctx.Pool(1) as workers:
+        first = workers.apply_async(abs, (-1,))
+        second = workers.map_async(abs, [-1, -2], chunksize=2)
+        assert first.get() == 1
+        assert second.get() == [1, 2]
+        assert second.progress() == (2, 2)
+        failed = workers.map_async(len, [1, 2])
+        with pytest.raises(TypeError) as caught:
+            failed.get()
+        assert failed.progress() == (2, 2)
+    assert re.fullmatch(r"<procession\.pool\.ApplyResult \d+ done at 0x\w+>", repr(first))
+    assert re.fullmatch(r"<procession\.pool\.MapResult \d+ failed at 0x\w+>", repr(failed))
+    assert next(pools.job_counter) > 2
+    cause = type(caught.value.__cause__)
+    assert f"{cause.__module__}.{cause.__name__}" == "procession.pool.RemoteTraceback"
+    for name in ("WorkerDied", "TaskTimeout", "MaybeEncodingError", "IMapIterator"):
+        assert getattr(pools, name).__module__ == "procession.pool"

@@ -537,3 +537,50 @@ def test_objects_are_given_back() -> None:
     assert _native.session_info()["objects"] == before + 701
     things.clear()
     assert _native.session_info()["objects"] == before
+
+
+def try_and_hold(lock: Any, tries: Any, hold: Any, free: Any) -> None:
+    tries.put(lock.acquire(False))
+    hold.wait()
+    lock.release()
+    free.set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "maxvalue"),
+    [
+        (synchronize.RECURSIVE_MUTEX, 1, 1),
+        (synchronize.SEMAPHORE, 1, 1),
+        (synchronize.SEMAPHORE, 2, 3),
+    ],
+)
+def test_the_base_of_locks_is_a_lock(
+    ctx: BaseContext, kind: int, value: int, maxvalue: int
+) -> None:
+    lock = synchronize.SemLock(kind, value, maxvalue, ctx=ctx)
+    tries, hold, free = ctx.Queue(), ctx.Event(), ctx.Event()
+    child = ctx.Process(target=try_and_hold, args=(lock, tries, hold, free))
+    child.start()
+    assert tries.get() is True
+    for _ in range(value - 1):
+        assert lock.acquire()
+    assert lock.locked()
+    assert not lock.acquire(False)
+    hold.set()
+    assert free.wait(20)
+    with lock:
+        assert lock.locked()
+    child.join()
+    if kind == synchronize.SEMAPHORE:
+        for _ in range(maxvalue - 1):
+            lock.release()
+        with pytest.raises(ValueError, match="released too many times"):
+            lock.release()
+
+
+def test_what_locks_derive_from(ctx: BaseContext) -> None:
+    for lock in (ctx.Lock(), ctx.RLock(), ctx.Semaphore(), ctx.BoundedSemaphore()):
+        assert isinstance(lock, synchronize.SemLock)
+    for wrong in ((2, 1, 1), (synchronize.SEMAPHORE, 2, 1), (synchronize.RECURSIVE_MUTEX, 0, 1)):
+        with pytest.raises(ValueError, match=r"kind|value"):
+            synchronize.SemLock(*wrong, ctx=ctx)
