@@ -137,6 +137,7 @@ class MapResult(ApplyResult):
     ) -> None:
         super().__init__(pool, callback, error_callback)
         self._chunksize, self._length = chunksize, length
+        self._finished = 0
         self._results: list[Any] = []
         self._errors: list[tuple[int, BaseException]] = []
         self._job: int | None = None

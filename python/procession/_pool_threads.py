@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import queue
 import threading
@@ -43,7 +42,6 @@ class Threads:
     def __init__(self, processes: int, initializer: Any, initargs: Any) -> None:
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._open = 0
         self._stopping = False
         self.workers = [ThreadWorker(self._tasks, initializer, initargs) for _ in range(processes)]
         for worker in self.workers:
@@ -60,27 +58,36 @@ class Threads:
 
     def submit_map(self, result: MapResult, func: Any, star: bool, items: list[Any]) -> None:
         """Run one call for each item."""
-        results: list[Any] = [None] * len(items)
-        left = itertools.count(1)
+        total = len(items)
+        results: list[Any] = [None] * total
+        claims = itertools.count()
         if not items:
             result._set(True, [])
 
-        def task(index: int) -> None:
-            args = items[index] if star else (items[index],)
-            success, value = _call(self._stopping, func, args, {})
-            if success:
-                results[index] = value
-            else:
-                result._errors.append((index, value))
-            if next(left) == len(items):
+        def task() -> None:
+            complete: Callable[[], None] | None = None
+            for index in claims:
+                if index >= total:
+                    break
+                args = items[index] if star else (items[index],)
+                success, value = _call(self._stopping, func, args, {})
+                if success:
+                    results[index] = value
+                else:
+                    result._errors.append((index, value))
+                with self._changed:
+                    result._finished += 1
+                    if result._finished == total:
+                        complete = result._complete
+            if complete is not None:
                 result._results = results
                 result._errors.sort(key=lambda e: e[0])
-                self._finish(result._complete)
-            else:
-                self._finish(None)
+            self._finish(complete)
 
-        for index in range(len(items)):
-            self._put(functools.partial(task, index))
+        # Each thread that comes to the map works on it to its end: it was asked for before what
+        # waits behind it.
+        for _ in range(min(total, len(self.workers))):
+            self._put(task)
 
     def imap(
         self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, window: int
@@ -146,8 +153,6 @@ class Threads:
         return True
 
     def _put(self, task: _Task) -> None:
-        with self._changed:
-            self._open += 1
         self._tasks.put(task)
 
     def _finish(self, done: Callable[[], None] | None) -> None:
@@ -164,7 +169,6 @@ class Threads:
             )
         finally:
             with self._changed:
-                self._open -= 1
                 self._changed.notify_all()
 
     def close(self) -> None:

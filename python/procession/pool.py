@@ -430,7 +430,7 @@ class ThreadPool(Pool):
         pass
 
     def _progress(self, result: MapResult) -> tuple[int, int]:
-        return len(result._errors), len(result._errors)
+        return result._finished, result._length
 
     def _abandon(self, iterator: IMapIterator) -> None:
         pass

@@ -356,3 +356,22 @@ def test_results_say_what_they_are(ctx: BaseContext) -> None:
     assert f"{cause.__module__}.{cause.__name__}" == "procession.pool.RemoteTraceback"
     for name in ("WorkerDied", "TaskTimeout", "MaybeEncodingError", "IMapIterator"):
         assert getattr(pools, name).__module__ == "procession.pool"
+
+
+def test_threads_that_are_terminated_start_nothing_more() -> None:
+    started, go_on = [], threading.Event()
+
+    def wait(number: int) -> None:
+        started.append(number)
+        go_on.wait()
+
+    threads = pools.ThreadPool(2)
+    waiting = threads.map_async(wait, range(1000))
+    assert waiting.progress() == (0, 1000)
+    threads.terminate()
+    go_on.set()
+    threads.join()
+    assert len(started) <= 2
+    assert waiting.progress() == (1000, 1000)
+    with pytest.raises(pools.TaskCancelled):
+        waiting.get()
