@@ -12,6 +12,7 @@ from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _native, synchronize, util
+from .reduction import ForkingPickler
 
 if TYPE_CHECKING:
     import types
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 _T = TypeVar("_T")
+
+
+# See there for whom it is.
+_PARTS = f"{__package__}._queue_parts"
+
+
+def _uses_locks(cls: type) -> bool:
+    """Does the code of a class name the locks of the standard library's queues?"""
+    codes = (getattr(value, "__code__", None) for value in vars(cls).values())
+    names = {name for code in codes if code is not None for name in code.co_names}
+    return not names.isdisjoint({"_rlock", "_wlock"})
+
+
+def _replace_base(cls: type, old: type, new: type) -> None:
+    cls.__bases__ = tuple(new if base is old else base for base in cls.__bases__)
 
 
 class _End:
@@ -66,6 +82,10 @@ class _End:
         """Get an object, as its pickle."""
         return _native.dumps(self._queue.get())
 
+    def send_bytes(self, buf: Any) -> None:
+        """Put the object that the pickle is of."""
+        self._queue.put(ForkingPickler.loads(buf))
+
     def send(self, obj: Any) -> None:
         """Put an object."""
         self._queue.put(obj)
@@ -99,13 +119,22 @@ class _Base(synchronize._Shared, _native.QueueCore, Generic[_T]):
         handle, self._is_fork_ctx, self._maxsize = state
         self._adopt(*handle)
 
+    # Libraries put wrappers of their own in the place of these, for what they do with them.
     @property
-    def _reader(self) -> _End:
-        return _End(self, reader=True)
+    def _reader(self) -> Any:
+        return self.__dict__.get("_wrapped_reader") or _End(self, reader=True)
+
+    @_reader.setter
+    def _reader(self, wrapper: Any) -> None:
+        self._wrapped_reader = wrapper
 
     @property
-    def _writer(self) -> _End:
-        return _End(self, reader=False)
+    def _writer(self) -> Any:
+        return self.__dict__.get("_wrapped_writer") or _End(self, reader=False)
+
+    @_writer.setter
+    def _writer(self, wrapper: Any) -> None:
+        self._wrapped_writer = wrapper
 
     def _on_queue_feeder_error(self, e: BaseException, obj: Any) -> None:
         """Report an object that cannot be pickled, and so was not put.
@@ -120,6 +149,13 @@ class _Base(synchronize._Shared, _native.QueueCore, Generic[_T]):
 
 class Queue(_Base[_T]):
     """A queue for any number of producers and consumers."""
+
+    def __init_subclass__(cls, **kwds: Any) -> None:
+        super().__init_subclass__(**kwds)
+        if "_start_thread" in vars(cls) and cls.__module__ != _PARTS:
+            from . import _queue_parts
+
+            _replace_base(cls, Queue, _queue_parts.PartsQueue)
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         self._set_up(maxsize, ctx)
@@ -167,6 +203,13 @@ class JoinableQueue(Queue[_T]):
 
 class SimpleQueue(_Base[_T]):
     """A queue with little more than put and get."""
+
+    def __init_subclass__(cls, **kwds: Any) -> None:
+        super().__init_subclass__(**kwds)
+        if cls.__module__ != _PARTS and _uses_locks(cls):
+            from . import _queue_parts
+
+            _replace_base(cls, SimpleQueue, _queue_parts.PartsSimpleQueue)
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._set_up(0, ctx)

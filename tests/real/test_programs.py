@@ -130,6 +130,37 @@ def test_joblib(compare: Compare, tmp_path: Path) -> None:
     assert "no 7 True" in done.stdout
 
 
+def test_joblib_with_its_own_processes(compare: Compare, tmp_path: Path) -> None:
+    """Joblib's default backend starts processes itself, and its queues and locks are its own."""
+    script(
+        tmp_path,
+        """
+        import os
+        import numpy
+        from joblib import Parallel, delayed
+
+        def work(array, power):
+            return os.getpid(), float((array ** power).sum())
+
+        def fail(number):
+            raise LookupError(f"no {number}")
+
+        if __name__ == "__main__":
+            large = numpy.arange(300_000.0)
+            found = Parallel(n_jobs=2)(delayed(work)(large, power) for power in range(6))
+            print([total for _, total in found], os.getpid() in [pid for pid, _ in found])
+            stream = Parallel(n_jobs=2, return_as="generator")
+            print(list(stream(delayed(lambda n: n ** 2)(number) for number in range(40))))
+            try:
+                Parallel(n_jobs=2)(delayed(fail)(n) for n in [7])
+            except LookupError as error:
+                print(error)
+        """,
+    )
+    done = compare(tmp_path / "source", "program.py", modules={"queues.py"}, in_workers=True)
+    assert "no 7" in done.stdout
+
+
 def test_scikit_learn(compare: Compare, tmp_path: Path) -> None:
     script(
         tmp_path,
