@@ -216,6 +216,7 @@ class Processes:
         mode = STARMAP if star else MAP
         job = self._open(mode, func, len(items), True, options, chunk)
         result._job = job
+        self._core.expect_items(job, items)
         result._source = iter(items)
         self._maps[job] = result
         self._feed_map(result)
@@ -231,6 +232,7 @@ class Processes:
         source = iter(items)
         job = self._open(MAP, func, None, iterator._ordered, options, chunk)
         iterator._job = job
+        self._core.expect_items(job, items)
         iterator._source = source
         iterator._window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
         iterator._widest = buffersize or LARGEST_WINDOW

@@ -286,6 +286,8 @@ class Pool:
         error_callback: Any, timeout: float | None, retries: int | None,
     ) -> MapResult:  # fmt: skip
         self._check_running()
+        if chunksize is not None and chunksize < 0:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
         items = iterable if hasattr(iterable, "__len__") else list(iterable)
         chunk = chunksize or 0
         result = MapResult(self, chunk, len(items), callback, error_callback)

@@ -1,6 +1,7 @@
 //! The parent's side of the engine's pool, as Python needs it: whole batches of items in one call.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use procession_engine::pool::{
     Action, Broken, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Pool,
@@ -13,7 +14,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
 
-use crate::codec;
+use crate::codec::{self, Repeated};
 use crate::{enter, errors, life};
 
 /// How an item ended, in the engine's status byte.
@@ -76,11 +77,29 @@ pub(crate) struct PoolCore {
     failure: Py<PyAny>,
     /// An item that was taken out of an iterator while the window was full.
     held_back: Mutex<Option<(u64, Py<PyAny>)>>,
+    /// Of jobs that are being fed: what their items have in common.
+    repeated: Mutex<HashMap<u64, Arc<Repeated>>>,
 }
 
 impl PoolCore {
-    fn put(&self, py: Python<'_>, job: JobId, obj: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-        let encoded = codec::encode(py, self.session, obj)?;
+    fn repeated(&self) -> MutexGuard<'_, HashMap<u64, Arc<Repeated>>> {
+        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_items(&self, job_word: u64) {
+        // Dropped without the lock, as that may run any Python code.
+        let forgotten = self.repeated().remove(&job_word);
+        drop(forgotten);
+    }
+
+    fn put(
+        &self,
+        py: Python<'_>,
+        job: JobId,
+        obj: &Bound<'_, PyAny>,
+        repeated: Option<&Arc<Repeated>>,
+    ) -> PyResult<Option<u64>> {
+        let encoded = codec::encode_item(py, self.session, obj, repeated)?;
         let fed = self.pool.feed(job, encoded.message()).map_err(pool_error)?;
         if fed.is_some() {
             encoded.sent();
@@ -172,6 +191,7 @@ impl PoolCore {
             session,
             failure,
             held_back: Mutex::new(None),
+            repeated: Mutex::default(),
         })
     }
 
@@ -213,6 +233,14 @@ impl PoolCore {
         Ok(opened.word())
     }
 
+    /// These will be a job's items: large buffers that several of them have in common are sent once.
+    fn expect_items(&self, job_word: u64, items: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Some(repeated) = Repeated::of(items)? {
+            self.repeated().insert(job_word, Arc::new(repeated));
+        }
+        Ok(())
+    }
+
     /// Gives a job one item; its number, or `None` when there is no room.
     fn feed(
         &self,
@@ -220,7 +248,7 @@ impl PoolCore {
         job_word: u64,
         item: &Bound<'_, PyAny>,
     ) -> PyResult<Option<u64>> {
-        self.put(py, job(job_word)?, item)
+        self.put(py, job(job_word)?, item, None)
     }
 
     /// Gives a job up to `limit` items of an iterator: (how many, whether the iterator has ended).
@@ -233,6 +261,7 @@ impl PoolCore {
     ) -> PyResult<(u64, bool)> {
         let id = job(job_word)?;
         let mut items: Bound<'_, PyIterator> = items.try_iter()?;
+        let repeated = self.repeated().get(&job_word).cloned();
         let mut fed = 0;
         while fed < limit {
             let kept = {
@@ -253,7 +282,7 @@ impl PoolCore {
                     None => return Ok((fed, true)),
                 },
             };
-            if self.put(py, id, &item)?.is_none() {
+            if self.put(py, id, &item, repeated.as_ref())?.is_none() {
                 let mut kept = self
                     .held_back
                     .lock()
@@ -268,6 +297,7 @@ impl PoolCore {
 
     /// A job gets no more items; how many it has.
     fn seal(&self, job_word: u64) -> PyResult<u64> {
+        self.forget_items(job_word);
         self.pool.seal(job(job_word)?).map_err(pool_error)
     }
 
@@ -438,6 +468,7 @@ impl PoolCore {
 
     /// Drops what is left of a job.
     fn close_job(&self, job_word: u64) -> PyResult<()> {
+        self.forget_items(job_word);
         match self.pool.close_job(job(job_word)?) {
             Ok(()) | Err(PoolError::UnknownJob | PoolError::Terminated | PoolError::NotOwner) => {
                 Ok(())

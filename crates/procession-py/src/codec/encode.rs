@@ -1,6 +1,7 @@
 //! From Python objects to messages.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use procession_shm::Session;
 use procession_shm::arena::BlockOwner;
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
 
 use super::pickler::Buffers;
+use super::repeated::Repeated;
 use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, TUPLE, bind, ndarray, pickler};
 use crate::errors;
 
@@ -64,6 +66,17 @@ pub(crate) fn encode<'a>(
     session: &'static Session,
     obj: &'a Bound<'_, PyAny>,
 ) -> PyResult<Encoded<'a>> {
+    encode_item(py, session, obj, None)
+}
+
+/// Encodes one of many objects: a large buffer that several of them have in common is sent once.
+#[inline]
+pub(crate) fn encode_item<'a>(
+    py: Python<'_>,
+    session: &'static Session,
+    obj: &'a Bound<'_, PyAny>,
+    repeated: Option<&Arc<Repeated>>,
+) -> PyResult<Encoded<'a>> {
     let mut out = Encoded {
         head: SCRATCH.take(),
         tail: &[],
@@ -78,10 +91,11 @@ pub(crate) fn encode<'a>(
             return Ok(out);
         }
         out.head.clear();
-    } else if ndarray::encode(py, obj, &mut out)? {
+    } else if !repeated.is_some_and(|r| r.is_whole(obj)) && ndarray::encode(py, obj, &mut out)? {
         return Ok(out);
     }
-    pickled(py, obj, &mut out, Buffers::Own)?;
+    let buffers = repeated.map_or(Buffers::Own, |r| Buffers::Repeated(r.clone()));
+    pickled(py, obj, &mut out, buffers)?;
     Ok(out)
 }
 
@@ -196,8 +210,21 @@ fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -
 
 /// Copies a large buffer to a shared object; the part is a ticket for it.
 pub(super) fn to_memory(py: Python<'_>, session: &'static Session, bytes: &[u8]) -> PyResult<Part> {
+    ticket_for(session, &memory_of(py, session, bytes)?)
+}
+
+/// Copies a large buffer to a shared object.
+pub(super) fn memory_of(
+    py: Python<'_>,
+    session: &'static Session,
+    bytes: &[u8],
+) -> PyResult<Memory> {
     let block = to_block(py, session, bytes)?;
-    let memory = Memory::of_block(session, block.at).map_err(errors::shm)?;
+    Memory::of_block(session, block.at).map_err(errors::shm)
+}
+
+/// A ticket for a shared object, as a part of a message.
+pub(super) fn ticket_for(session: &'static Session, memory: &Memory) -> PyResult<Part> {
     let at = session.make_ticket(memory.handle()).map_err(errors::shm)?;
     Ok(Part { at, len: 8 })
 }

@@ -18,6 +18,7 @@ mod decode;
 mod encode;
 mod ndarray;
 mod pickler;
+mod repeated;
 
 use std::cell::RefCell;
 
@@ -31,7 +32,8 @@ use pyo3::types::PyBytes;
 use crate::{errors, life};
 
 pub(crate) use decode::{Taken, finish, loads_pickle, take, take_raw};
-pub(crate) use encode::{Encoded, encode, encode_shared};
+pub(crate) use encode::{Encoded, encode, encode_item, encode_shared};
+pub(crate) use repeated::Repeated;
 
 const NONE: u8 = 0;
 const TRUE: u8 = 1;

@@ -1,6 +1,6 @@
 //! The pickler: made once, used again and again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use procession_shm::Session;
 use procession_shm::bundle::Part;
@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use super::repeated::Repeated;
 use super::{TRANSIT, encode};
 use crate::buffer;
 
@@ -18,12 +19,14 @@ use crate::buffer;
 pub(super) const OUT_OF_BAND: usize = 16 << 10;
 
 /// What becomes of an object's large buffers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Buffers {
     /// Blocks that belong to the receiver.
     Own,
     /// Shared objects: any number of receivers see the same memory, each with a private view of it.
     Shared,
+    /// As `Shared` for those that other objects of the same job have, too; as `Own` for the others.
+    Repeated(Arc<Repeated>),
 }
 
 /// What became of an object.
@@ -57,7 +60,7 @@ impl Sink {
 
     /// The pickler's `buffer_callback`: true means that the buffer stays in the pickle.
     fn __call__(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some((session, buffers)) = *lock(&self.session) else {
+        let Some((session, buffers)) = lock(&self.session).clone() else {
             return Ok(true);
         };
         let Ok(raw) = data.call_method0(intern!(py, "raw")) else {
@@ -67,10 +70,17 @@ impl Sink {
         if view.len_bytes() < OUT_OF_BAND {
             return Ok(true);
         }
-        let part = buffer::with_bytes(&view, |bytes| match buffers {
-            Buffers::Own => encode::to_block(py, session, bytes),
-            Buffers::Shared => encode::to_memory(py, session, bytes),
-        })?;
+        let known = match &buffers {
+            Buffers::Repeated(repeated) => repeated.part(py, session, &raw, &view)?,
+            _ => None,
+        };
+        let part = match (known, buffers) {
+            (Some(part), _) => part,
+            (None, Buffers::Shared) => {
+                buffer::with_bytes(&view, |bytes| encode::to_memory(py, session, bytes))?
+            }
+            (None, _) => buffer::with_bytes(&view, |bytes| encode::to_block(py, session, bytes))?,
+        };
         lock(&self.parts).push(part);
         Ok(false)
     }
@@ -145,8 +155,9 @@ pub(super) fn dump(
         None => make(py, version)?,
     };
     let sink = reused.sink.get();
+    let target = session.as_ref().map(|(session, _)| *session);
     *lock(&sink.session) = session;
-    let outer = session.map(|_| TRANSIT.replace(Some(Vec::new())));
+    let outer = target.map(|_| TRANSIT.replace(Some(Vec::new())));
     let pickler = reused.pickler.bind(py);
     let result = pickler.call_method1(intern!(py, "dump"), (obj,));
     let handles = match outer {
@@ -158,12 +169,14 @@ pub(super) fn dump(
     if let Err(error) = result {
         // A pickler that failed half-way is not used again.
         for part in parts {
-            if let Some((session, _)) = session {
+            if let Some(session) = target {
                 let _ = session.free_block(part.at);
             }
         }
         return Err(explain(py, obj, error));
     }
+    // The sink waits for its next use, and shall keep nothing alive meanwhile.
+    *lock(&sink.session) = None;
     pickler.call_method0(intern!(py, "clear_memo"))?;
     lock(&IDLE).push(reused);
     Ok(Pickle {
