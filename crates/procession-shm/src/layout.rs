@@ -229,4 +229,25 @@ mod tests {
     fn a_limited_address_space_gets_a_smaller_session() {
         assert!(Geometry::fitting(Some(4 << 30)).total() <= 1 << 30);
     }
+
+    #[test]
+    fn another_version_is_told_apart_from_nonsense() {
+        let session = crate::kinds::create("versions", None).unwrap();
+        let header = session.header();
+        header.version.store(VERSION + 1, Ordering::Relaxed);
+        let error = Geometry::read(session.segment()).unwrap_err();
+        assert!(
+            matches!(error, ShmError::Version { found, own } if found == VERSION + 1 && own == VERSION)
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("use one version in all processes")
+        );
+        header.version.store(VERSION, Ordering::Relaxed);
+        assert!(Geometry::read(session.segment()).is_ok());
+        header.magic.store(1, Ordering::Relaxed);
+        let error = Geometry::read(session.segment()).unwrap_err();
+        assert!(error.to_string().contains("no procession session"));
+    }
 }
