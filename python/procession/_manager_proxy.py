@@ -46,6 +46,11 @@ class BaseProxy:
     _exposed_: tuple[str, ...]
     _method_to_typeid_: dict[str, str]
 
+    # Of one whose contents stand in this session's memory: what works on that.
+    _local: Any = None
+    # Of one of this session: what keeps its object, without the server being told.
+    _anchor: Any = None
+
     # By address: the connections of the threads, and the references that this process has.
     _address_to_local: dict[Any, tuple[Any, ProcessLocalSet]] = {}
     _mutex = util.ForkAwareThreadLock()
@@ -71,12 +76,20 @@ class BaseProxy:
         self._owned_by_manager = manager_owned
         self._authkey = _effective_key(authkey, manager)
         self._peer = Peer(self._Client, token.address, self._authkey, self._tls)
+        # Imported late: what is shared has the types of `_manager_types`, which have proxies.
+        from ._manager_shared import attach
+
+        self._local, self._anchor = attach(token.id)
         if incref:
             self._incref()
         util.register_after_fork(self, BaseProxy._after_fork)
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: Mapping[str, Any] = {}) -> Any:
         """Call a method of the object in the server; what it returns comes back as a copy."""
+        if self._local is not None:
+            method = self._local.find(methodname)
+            if method is not None:
+                return method(*args, **kwds)
         kind, result = self._peer.ask((self._id, methodname, args, kwds), self._token.typeid)
         if kind == "#RETURN":
             return result
@@ -112,9 +125,13 @@ class BaseProxy:
         if self._owned_by_manager:
             util.debug("owned_by_manager skipped INCREF of %r", self._token.id)
             return
+        counted = True
         if _adoption.token is self._token:
             # The one reference that the server counted for whoever would come for the object.
             _adoption.token = None
+        elif self._anchor is not None:
+            # The server looks whether anybody holds it.
+            counted = False
         else:
             self._peer.control("incref", self._id)
         util.debug("INCREF %r", self._token.id)
@@ -129,16 +146,24 @@ class BaseProxy:
                 self._manager and self._manager._state,
                 self._idset,
                 reference,
+                counted,
             ),
             exitpriority=10,
         )
 
     @staticmethod
     def _decref(
-        token: Token, peer: Peer, state: Any, idset: ProcessLocalSet, reference: Any
+        token: Token,
+        peer: Peer,
+        state: Any,
+        idset: ProcessLocalSet,
+        reference: Any,
+        counted: bool = True,
     ) -> None:
         idset.discard(reference)
-        if state is None or state.value == state.STARTED:
+        if not counted:
+            util.debug("DECREF %r -- was not counted", token.id)
+        elif state is None or state.value == state.STARTED:
             try:
                 util.debug("DECREF %r", token.id)
                 peer.control("decref", token.id)
@@ -167,6 +192,9 @@ class BaseProxy:
         elif _native.in_transit():
             # Through the session's own memory, to a process of this program.
             kwds["authkey"] = bytes(self._authkey)
+            if self._anchor is not None:
+                # The message keeps the object.
+                self._anchor.handle()
         rebuild: Any = type(self)
         if getattr(self, "_isauto", False):
             kwds["exposed"] = self._exposed_

@@ -5,6 +5,9 @@ Each connection has a thread of its own.  An object lives as long as somebody re
 - `id_to_refcount` counts the proxies of other processes;
 - a proxy that arrived here inside of something (a managed list that is an item of another one) is
   counted apart, by `id_to_local_proxy_obj`, and does not talk to the server by connections;
+- an object of which nobody is counted any more may still have proxies in this session, or inside of
+  shared containers: these hold its place in the session (see `_manager_shared`), and `id_to_held`
+  keeps it until a look at that shows that nobody does;
 - an answer that is on its way keeps what it refers to until the next request to an object comes
   over the same connection: by then the client has unpickled it, and has registered the
   references that it got.
@@ -31,6 +34,7 @@ from ._manager_protocol import (
     listener_client,
     recv_with_key,
 )
+from ._manager_shared import Shared, is_held_elsewhere, is_referred_to, name_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +82,9 @@ class Server:
         self.id_to_obj: dict[str, Entry] = {"0": (None, (), None)}
         self.id_to_refcount: dict[str, int] = {}
         self.id_to_local_proxy_obj: dict[str, Entry] = {}
+        self.id_to_held: dict[str, Entry] = {}
+        # What keeps the place of each object.
+        self._anchors: dict[str, Any] = {}
         self._local_proxies: collections.Counter[str] = collections.Counter()
         # Filled by finalizers, which run at any point of any thread and can't take the mutex.
         self._dropped_proxies: collections.deque[str] = collections.deque()
@@ -104,6 +111,7 @@ class Server:
     def _wait_for_stop(self) -> None:
         parent = process.parent_process()
         while not self.stop_event.wait(1.0):
+            self._forget_dropped()
             if parent is not None and not parent.is_alive():
                 util.info("the parent of the manager is gone, so the manager ends")
                 return
@@ -194,7 +202,7 @@ class Server:
                 raise AttributeError(
                     f"method {methodname!r} of {type(obj)!r} object is not in exposed={exposed!r}"
                 )
-            function = getattr(obj, methodname)
+            function = self._method(obj, methodname)
         except AttributeError:
             fallback = self.fallback_mapping.get(methodname) if methodname else None
             if fallback is None:
@@ -219,6 +227,11 @@ class Server:
             return "#TRACEBACK", format_exc()
         return "#PROXY", (new_exposed, Token(typeid, self.address, new_ident))
 
+    @staticmethod
+    def _method(obj: Any, methodname: str) -> Any:
+        method = obj.find(methodname) if isinstance(obj, Shared) else None
+        return getattr(obj, methodname) if method is None else method
+
     def _answer_for_itself(
         self, conn: Channel, funcname: str, args: Any, kwds: Any
     ) -> tuple[str, Any]:
@@ -242,13 +255,11 @@ class Server:
             sys.exit(1)
 
     def _find(self, ident: str) -> Entry:
-        try:
-            return self.id_to_obj[ident]
-        except KeyError:
-            entry = self.id_to_local_proxy_obj.get(ident)
-            if entry is None:
-                raise
-            return entry
+        for table in (self.id_to_obj, self.id_to_local_proxy_obj, self.id_to_held):
+            entry = table.get(ident)
+            if entry is not None:
+                return entry
+        raise KeyError(ident)
 
     def fallback_getvalue(self, conn: Channel, ident: str, obj: Any) -> Any:
         """The object itself, pickled."""
@@ -288,7 +299,10 @@ class Server:
 
     def number_of_objects(self, c: Channel) -> int:
         """How many objects other processes refer to."""
-        return len(self.id_to_refcount)
+        self._forget_dropped()
+        with self.mutex:
+            held = sum(map(is_held_elsewhere, self.id_to_held))
+            return len(self.id_to_refcount) + held
 
     def shutdown(self, c: Channel) -> None:
         """End the server."""
@@ -320,10 +334,11 @@ class Server:
                 )
             exposed = list(exposed) + list(method_to_typeid)
         # A string, since an integer of XML-RPC has 32 bits only.
-        ident = f"{id(obj):x}"
+        ident, anchor = name_for(obj, exposed)
         util.debug("%r callable returned object with id %r", typeid, ident)
         self._forget_dropped()
         with self.mutex:
+            self._anchors[ident] = anchor
             self.id_to_obj[ident] = (obj, set(exposed), method_to_typeid)
             self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
         return ident, tuple(exposed)
@@ -337,7 +352,8 @@ class Server:
         with self.mutex:
             if ident not in self.id_to_refcount:
                 # Nobody but another managed object referred to it for a while.
-                self.id_to_obj[ident] = self.id_to_local_proxy_obj[ident]
+                self.id_to_obj[ident] = self._find(ident)
+                self.id_to_held.pop(ident, None)
                 util.debug("Server re-enabled tracking & INCREF %r", ident)
             self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
 
@@ -346,7 +362,9 @@ class Server:
         self._forget_dropped()
         dropped: Entry | None = None
         with self.mutex:
-            if ident not in self.id_to_refcount and ident in self.id_to_local_proxy_obj:
+            if ident not in self.id_to_refcount and (
+                ident in self.id_to_local_proxy_obj or ident in self.id_to_held
+            ):
                 util.debug("Server DECREF skipping %r", ident)
                 return
             count = self.id_to_refcount[ident]
@@ -359,6 +377,11 @@ class Server:
             else:
                 del self.id_to_refcount[ident]
                 dropped = self.id_to_obj.pop(ident)
+                # Whoever has told us may hold it for a moment yet.
+                if is_referred_to(ident):
+                    self.id_to_held[ident] = dropped
+                    dropped = None
+                self._forget_anchor(ident)
         if dropped is not None:
             util.debug("disposing of obj with id %r", ident)
         # It goes here, after the mutex: it may hold proxies, whose ends come back to this table.
@@ -374,16 +397,32 @@ class Server:
         """Undo one `hold_for_proxy` when `proxy` is collected."""
         weakref.finalize(proxy, self._dropped_proxies.append, ident).atexit = False
 
+    def _forget_anchor(self, ident: str) -> None:
+        if not any(
+            ident in table
+            for table in (self.id_to_obj, self.id_to_local_proxy_obj, self.id_to_held)
+        ):
+            self._anchors.pop(ident, None)
+
     def _forget_dropped(self) -> None:
-        """Drop the objects that only proxies of this process referred to, and these are gone."""
-        dropped: list[Entry | None] = []
+        """Drop the objects that only proxies referred to that are not counted, and are gone."""
         # Dropping one object may drop the last proxy of the next.
-        while self._dropped_proxies:
+        while True:
+            dropped: list[Entry | None] = []
             with self.mutex:
                 while self._dropped_proxies:
                     ident = self._dropped_proxies.popleft()
                     self._local_proxies[ident] -= 1
                     if self._local_proxies[ident] <= 0:
                         del self._local_proxies[ident]
-                        dropped.append(self.id_to_local_proxy_obj.pop(ident, None))
-            dropped.clear()
+                        entry = self.id_to_local_proxy_obj.pop(ident, None)
+                        if entry and ident not in self.id_to_obj and is_referred_to(ident):
+                            self.id_to_held[ident] = entry
+                        else:
+                            dropped.append(entry)
+                        self._forget_anchor(ident)
+                for ident in [held for held in self.id_to_held if not is_referred_to(held)]:
+                    dropped.append(self.id_to_held.pop(ident))
+                    self._forget_anchor(ident)
+            if not dropped:
+                return

@@ -216,11 +216,13 @@ class ValueProxy(BaseProxy):
 
     def get(self) -> Any:
         """The value."""
-        return self._callmethod("get")
+        local = self._local
+        return self._callmethod("get") if local is None else local._get(0)
 
     def set(self, value: Any) -> Any:
         """Replace the value."""
-        return self._callmethod("set", (value,))
+        local = self._local
+        return self._callmethod("set", (value,)) if local is None else local._set(0, value)
 
     value = property(get, set)  # noqa: A003
 
@@ -257,6 +259,26 @@ BaseListProxy: Any = MakeProxyType(
 
 class ListProxy(BaseListProxy):  # type: ignore[misc]
     """A list."""
+
+    def __getitem__(self, index: Any) -> Any:
+        local = self._local
+        return self._callmethod("__getitem__", (index,)) if local is None else local[index]
+
+    def __setitem__(self, index: Any, value: Any) -> Any:
+        local = self._local
+        if local is None:
+            self._callmethod("__setitem__", (index, value))
+        else:
+            local[index] = value
+
+    def __len__(self) -> Any:
+        local = self._local
+        return self._callmethod("__len__") if local is None else len(local)
+
+    def append(self, value: Any) -> Any:
+        """Add a value at the end."""
+        local = self._local
+        return self._callmethod("append", (value,)) if local is None else local.append(value)
 
     def __iadd__(self, value: Any) -> ListProxy:
         self._callmethod("extend", (value,))
@@ -300,6 +322,30 @@ _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "It
 
 class DictProxy(_BaseDictProxy):  # type: ignore[misc]
     """A dict."""
+
+    def __getitem__(self, key: Any) -> Any:
+        local = self._local
+        return self._callmethod("__getitem__", (key,)) if local is None else local[key]
+
+    def __setitem__(self, key: Any, value: Any) -> Any:
+        local = self._local
+        if local is None:
+            self._callmethod("__setitem__", (key, value))
+        else:
+            local[key] = value
+
+    def __contains__(self, key: Any) -> Any:
+        local = self._local
+        return self._callmethod("__contains__", (key,)) if local is None else key in local
+
+    def __len__(self) -> Any:
+        local = self._local
+        return self._callmethod("__len__") if local is None else len(local)
+
+    def get(self, *args: Any) -> Any:
+        """The value of a key, or a default."""
+        local = self._local
+        return self._callmethod("get", args) if local is None else local.get(*args)
 
     def __ior__(self, value: Any) -> DictProxy:
         self._callmethod("update", (value,))
@@ -377,7 +423,15 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc]
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
-ArrayProxy: Any = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))
+BaseArrayProxy: Any = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))
+
+
+class ArrayProxy(BaseArrayProxy):  # type: ignore[misc]
+    """An array of numbers."""
+
+    def __getitem__(self, index: Any) -> Any:
+        local = self._local
+        return self._callmethod("__getitem__", (index,)) if local is None else local[index]
 
 
 BasePoolProxy: Any = MakeProxyType(

@@ -5,7 +5,8 @@ for each type that makes an object there and returns a proxy of it.
 
 `_manager_protocol` says how the parts talk, `_manager_server` keeps the objects, `_manager_proxy`
 stands for them, `_manager_base` is what all managers do, `_manager_types` has what SyncManager
-shares, and `_manager_memory` is the manager of shared memory; this module ties them together.
+shares and `_manager_shared` what of it stands in the session's memory, and `_manager_memory` is the
+manager of shared memory; this module ties them together.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ from ._manager_server import (
     Server as Server,
     all_methods as all_methods,
     public_methods as public_methods,
+)
+from ._manager_shared import (
+    SharedArray,
+    SharedDict,
+    SharedList,
+    SharedNamespace,
+    SharedValue,
 )
 from ._manager_types import (
     AcquirerProxy as AcquirerProxy,
@@ -91,12 +99,12 @@ SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerPro
 SyncManager.register("Condition", threading.Condition, ConditionProxy)
 SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
 SyncManager.register("Pool", _make_pool, PoolProxy)
-SyncManager.register("list", list, ListProxy)
-SyncManager.register("dict", dict, DictProxy)
+SyncManager.register("list", SharedList, ListProxy)
+SyncManager.register("dict", SharedDict, DictProxy)
 SyncManager.register("set", set, SetProxy)
-SyncManager.register("Value", Value, ValueProxy)
-SyncManager.register("Array", Array, ArrayProxy)
-SyncManager.register("Namespace", Namespace, NamespaceProxy)
+SyncManager.register("Value", SharedValue, ValueProxy)
+SyncManager.register("Array", SharedArray, ArrayProxy)
+SyncManager.register("Namespace", SharedNamespace, NamespaceProxy)
 # What methods of the others return.
 SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
 SyncManager.register("AsyncResult", create_method=False)

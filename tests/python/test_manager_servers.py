@@ -154,12 +154,14 @@ def test_a_killed_server_is_an_error(manager: Any, eventually: Any) -> None:
     os.kill(manager._process.pid, signal.SIGKILL)
     thread.join(20)
     assert "ended before it answered 'wait' of a 'Event' object" in str(waiting[0])
-    with pytest.raises(ServerGoneError, match="'append' of a 'list' object") as caught:
+    with pytest.raises(ServerGoneError, match='"list" object has ended') as caught:
         shared.append(2)
     assert isinstance(caught.value, EOFError)
     assert isinstance(caught.value, BrokenPipeError)
+    with pytest.raises(ServerGoneError, match="'is_set' of a 'Event' object"):
+        event.is_set()
     with pytest.raises((ConnectionError, EOFError, FileNotFoundError)) as refused:
-        shared.append(2)
+        event.is_set()
     assert "no manager serves at" in refused.value.__notes__[0]
     assert str(shared).endswith("; '__str__()' failed>")
     manager.shutdown()

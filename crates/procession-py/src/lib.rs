@@ -15,6 +15,7 @@ mod pipe;
 mod pool;
 mod queue;
 mod received;
+mod store;
 mod sync;
 mod tools;
 mod worker;
@@ -43,6 +44,8 @@ mod _native {
     use crate::pool::{PoolCore, oom_killed};
     #[pymodule_export]
     use crate::queue::{QueueCore, wait_ready};
+    #[pymodule_export]
+    use crate::store::{DictCore, ListCore, references};
     #[pymodule_export]
     use crate::sync::{
         BarrierCore, ConditionCore, EventCore, FutureCore, LockCore, RLockCore, SemaphoreCore,

@@ -3,7 +3,7 @@
 use crate::error::ShmError;
 use crate::objects::KindOps;
 use crate::session::Session;
-use crate::{board, memory, pipe, ring, sync};
+use crate::{board, memory, pipe, ring, store, sync};
 
 /// The table that every member of a session works with.
 pub static KINDS: &[&KindOps] = &[
@@ -18,6 +18,8 @@ pub static KINDS: &[&KindOps] = &[
     sync::OPS[4],
     sync::OPS[5],
     &board::OPS,
+    &store::MAP_OPS,
+    &store::LIST_OPS,
 ];
 
 /// Makes a session for this process (see [`Session::create`]).

@@ -50,6 +50,8 @@ pub mod segment;
 pub mod session;
 #[cfg(not(loom))]
 mod shown;
+#[cfg(not(loom))]
+pub mod store;
 pub mod sync;
 #[cfg(not(loom))]
 mod text;

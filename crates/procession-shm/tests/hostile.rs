@@ -15,6 +15,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::stores::{Value, got, stored, with_key};
 use common::world::World;
 use common::{Dice, Inside, inside, setting, start};
 use procession_shm::arena::BlockOwner;
@@ -24,6 +25,7 @@ use procession_shm::objects::Handle;
 use procession_shm::pipe::PipeEnd;
 use procession_shm::ring::{Message, Ring};
 use procession_shm::segment::Segment;
+use procession_shm::store::{Batch, Key, List, Map, Run, Stored, Target, Update};
 use procession_shm::sync::{Barrier, Condition, Event, Lock, Semaphore};
 use procession_shm::{Session, bundle, kinds};
 use procession_sys::clock::Deadline;
@@ -286,8 +288,59 @@ fn use_object(session: &'static Session, handle: Handle) {
             let _ = (barrier.open(arrival), barrier.wait(arrival, NOW, &mut calm));
         }
         let _ = (barrier.abort(), barrier.reset());
+    } else if let Ok(map) = Map::of(handle.clone()) {
+        use_map(session, &map);
+    } else if let Ok(list) = List::of(handle.clone()) {
+        use_list(session, &list);
     } else if let Ok(memory) = Memory::of(handle) {
         let _ = (memory.len(), memory.pointer());
+    }
+}
+
+fn use_map(session: &'static Session, map: &Map) {
+    let _ = map.snapshot(0, true, &mut |_, c, h| drop(got(c, h)));
+    for key in 0..30 {
+        let value = Stored::make(session, Message::new(&[1; 300]));
+        with_key(key, |key| {
+            let _ = map.get(Target::Key(key), &mut got);
+            if key.identity.len() % 3 == 0 {
+                let _ = map.remove(Target::Key(key), &mut got);
+            } else if let Ok(mut value) = value {
+                let _ = map.set(Target::Key(key), &mut value);
+            }
+        });
+    }
+    let entry = |bytes| {
+        Some((
+            Key::plain(bytes),
+            Stored::make(session, Message::new(bytes)).ok()?,
+        ))
+    };
+    let entries = [&[1; 200][..], &[2; 200], &[3; 3]]
+        .into_iter()
+        .filter_map(entry);
+    if let Ok(mut update) = Update::new(session, entries.collect()) {
+        let _ = map.update(&mut update);
+    }
+    let _ = (map.pop_last(&mut got), map.clear());
+}
+
+fn use_list(session: &'static Session, list: &List) {
+    let _ = list.snapshot(&mut |c, h| drop(got(c, h)));
+    for index in [0, -1, 3, 100] {
+        let _ = list.get(index, &mut got);
+        if let Ok(mut value) = Stored::make(session, Message::new(&[1; 300])) {
+            let _ = (list.set(index, &mut value), list.push(&mut value));
+        }
+        if let Ok(value) = Stored::make(session, Message::new(&[1; 300])) {
+            let mut batch = Batch::new(session, vec![value]).unwrap();
+            let _ = (list.insert(index, &mut batch), list.pop(index, &mut got));
+        }
+    }
+    if let (Ok(version), Ok(mut none)) =
+        (list.snapshot(&mut |_, _| ()), Batch::new(session, vec![]))
+    {
+        let _ = list.splice(version, &[Run::Old(1, 2)], &mut none);
     }
 }
 
@@ -329,6 +382,13 @@ fn lively() -> (&'static Session, World) {
         .send(Message::new(b"sent"), NOW, &mut || true)
         .unwrap();
     assert!(world.lock.try_acquire().unwrap() && world.semaphore.try_acquire().unwrap());
+    for key in 0..30 {
+        let value = Value::numbered(u64::from(key));
+        let mut new = stored(session, value, &world.lock);
+        with_key(key, |k| world.map.set(Target::Key(k), &mut new)).unwrap();
+        let mut new = stored(session, value, &world.lock);
+        world.list.push(&mut new).unwrap();
+    }
     std::mem::forget(world.condition.enlist().unwrap());
     let _ = world.barrier.arrive(NOW, &mut || true).unwrap().unwrap();
     (session, world)

@@ -40,13 +40,13 @@ pub(crate) fn take_raw<'py>(py: Python<'py>, bytes: &[u8], block: Option<u64>) -
     Taken::Later(PyBytes::new(py, bytes), block)
 }
 
-fn malformed() -> PyErr {
+pub(super) fn malformed() -> PyErr {
     PyRuntimeError::new_err("a message has a form that this version of procession does not know")
 }
 
 /// One of the simple types; `None` if it is another.
 #[inline]
-fn simple<'py>(py: Python<'py>, bytes: &[u8]) -> Option<PyResult<Bound<'py, PyAny>>> {
+pub(super) fn simple<'py>(py: Python<'py>, bytes: &[u8]) -> Option<PyResult<Bound<'py, PyAny>>> {
     let (&tag, body) = bytes.split_first()?;
     Some(match tag {
         INT => body
@@ -98,7 +98,7 @@ pub(crate) fn finish<'py>(
 }
 
 /// The bytes after the first few: a copy while they are few, a view otherwise.
-fn skip<'py>(
+pub(super) fn skip<'py>(
     py: Python<'py>,
     bytes: &Bound<'py, PyBytes>,
     from: usize,
@@ -111,7 +111,7 @@ fn skip<'py>(
     view.get_item(pyo3::types::PySlice::new(py, from as isize, isize::MAX, 1))
 }
 
-fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let (&count, mut rest) = body.split_first().ok_or_else(malformed)?;
     let mut items = Vec::with_capacity(usize::from(count));
     for _ in 0..count {
@@ -125,18 +125,22 @@ fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     Ok(PyTuple::new(py, items)?.into_any())
 }
 
+/// The function that unpickles.
+pub(super) fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let found = LOADS.get_or_try_init(py, || -> PyResult<_> {
+        Ok(py.import("_pickle")?.getattr("loads")?.unbind())
+    })?;
+    Ok(found.bind(py))
+}
+
 /// Unpickles, with the buffers that came in a block of this process.
 pub(crate) fn loads_pickle<'py>(
     py: Python<'py>,
     data: &Bound<'py, PyAny>,
     block: Option<(&'static Session, u64, usize)>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let loads = LOADS
-        .get_or_try_init(py, || -> PyResult<_> {
-            Ok(py.import("_pickle")?.getattr("loads")?.unbind())
-        })?
-        .bind(py);
+    let loads = loads(py)?;
     let Some((session, block, count)) = block else {
         return loads.call1((data,));
     };

@@ -59,6 +59,17 @@ impl Drop for Encoded<'_> {
     }
 }
 
+/// An encoding to be filled.
+#[inline]
+pub(super) fn fresh<'a>(session: &'static Session) -> Encoded<'a> {
+    Encoded {
+        head: SCRATCH.take(),
+        tail: &[],
+        block: None,
+        session,
+    }
+}
+
 /// Encodes an object. What is borrowed from it must not change until the message is put.
 #[inline]
 pub(crate) fn encode<'a>(
@@ -77,13 +88,8 @@ pub(crate) fn encode_item<'a>(
     obj: &'a Bound<'_, PyAny>,
     repeated: Option<&Arc<Repeated>>,
 ) -> PyResult<Encoded<'a>> {
-    let mut out = Encoded {
-        head: SCRATCH.take(),
-        tail: &[],
-        block: None,
-        session,
-    };
-    if scalar(py, obj, &mut out.head, Some(&mut out.tail)) {
+    let mut out = fresh(session);
+    if scalar_with_tail(py, obj, &mut out) {
         return Ok(out);
     }
     if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
@@ -105,17 +111,12 @@ pub(crate) fn encode_shared<'a>(
     session: &'static Session,
     obj: &'a Bound<'_, PyAny>,
 ) -> PyResult<Encoded<'a>> {
-    let mut out = Encoded {
-        head: SCRATCH.take(),
-        tail: &[],
-        block: None,
-        session,
-    };
+    let mut out = fresh(session);
     pickled(py, obj, &mut out, Buffers::Shared)?;
     Ok(out)
 }
 
-fn pickled(
+pub(super) fn pickled(
     py: Python<'_>,
     obj: &Bound<'_, PyAny>,
     out: &mut Encoded<'_>,
@@ -134,6 +135,16 @@ fn pickled(
     }
     out.block = bind(session, &parts)?;
     Ok(())
+}
+
+/// Encodes one of the simple types, whose body may be lent; false if it is none.
+#[inline]
+pub(super) fn scalar_with_tail<'a>(
+    py: Python<'_>,
+    obj: &'a Bound<'_, PyAny>,
+    out: &mut Encoded<'a>,
+) -> bool {
+    scalar(py, obj, &mut out.head, Some(&mut out.tail))
 }
 
 /// Encodes one of the simple types; false if it is none. A large body is lent to `tail` instead of being copied.
@@ -189,7 +200,7 @@ fn scalar<'a>(
 }
 
 /// A short tuple of simple values.
-fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -> bool {
+pub(super) fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -> bool {
     let count = tuple.len();
     if count > 16 {
         return false;

@@ -16,6 +16,7 @@
 
 mod decode;
 mod encode;
+mod kept;
 mod ndarray;
 mod pickler;
 mod repeated;
@@ -33,16 +34,17 @@ use crate::{errors, life};
 
 pub(crate) use decode::{Taken, finish, loads_pickle, take, take_raw};
 pub(crate) use encode::{Encoded, encode, encode_item, encode_shared};
+pub(crate) use kept::{Kept, encode_kept, finish_kept, store_value, take_kept};
 pub(crate) use repeated::Repeated;
 
-const NONE: u8 = 0;
+pub(crate) const NONE: u8 = 0;
 const TRUE: u8 = 1;
 const FALSE: u8 = 2;
-const INT: u8 = 3;
-const FLOAT: u8 = 4;
-const STR: u8 = 5;
-const BYTES: u8 = 6;
-const TUPLE: u8 = 7;
+pub(crate) const INT: u8 = 3;
+pub(crate) const FLOAT: u8 = 4;
+pub(crate) const STR: u8 = 5;
+pub(crate) const BYTES: u8 = 6;
+pub(crate) const TUPLE: u8 = 7;
 const PICKLE: u8 = 8;
 /// See the table above.
 pub(crate) const RAW: u8 = 9;

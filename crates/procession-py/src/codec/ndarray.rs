@@ -67,6 +67,24 @@ pub(super) fn encode(
     obj: &Bound<'_, PyAny>,
     out: &mut Encoded<'_>,
 ) -> PyResult<bool> {
+    encode_if(py, obj, out, |_| true)
+}
+
+/// As [`encode`], of an array that needs no block.
+pub(super) fn encode_small(
+    py: Python<'_>,
+    obj: &Bound<'_, PyAny>,
+    out: &mut Encoded<'_>,
+) -> PyResult<bool> {
+    encode_if(py, obj, out, |len| len < OUT_OF_BAND)
+}
+
+fn encode_if(
+    py: Python<'_>,
+    obj: &Bound<'_, PyAny>,
+    out: &mut Encoded<'_>,
+    wanted: impl FnOnce(usize) -> bool,
+) -> PyResult<bool> {
     if !is_array(py, obj) {
         return Ok(false);
     }
@@ -96,7 +114,7 @@ pub(super) fn encode(
     let Ok(view) = PyBuffer::<u8>::get(&raw) else {
         return Ok(false);
     };
-    if !view.is_c_contiguous() {
+    if !view.is_c_contiguous() || !wanted(view.len_bytes()) {
         return Ok(false);
     }
     out.head.push(NDARRAY);
@@ -115,12 +133,37 @@ pub(super) fn encode(
     Ok(true)
 }
 
+/// Makes an array again that needed no block.
+pub(super) fn decode_small<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    decode_with(py, body, |py, contents| {
+        Ok(PyByteArray::new(py, contents).into_any())
+    })
+}
+
 /// Makes the array again. Where its contents came in a block, they stay there.
 pub(super) fn decode<'py>(
     py: Python<'py>,
     session: &'static Session,
     body: &[u8],
     block: Option<u64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some(at) = block else {
+        return decode_small(py, body);
+    };
+    decode_with(py, body, |py, _| {
+        let len = session.block(at).map_err(crate::errors::corrupt)?;
+        let len = len.link.load(procession_shm::primitive::Ordering::Relaxed);
+        let len = len.min(session.block_size(at).map_err(crate::errors::corrupt)?);
+        Ok(Py::new(py, BlockBuffer::own(session, at, len))?
+            .into_bound(py)
+            .into_any())
+    })
+}
+
+fn decode_with<'py>(
+    py: Python<'py>,
+    body: &[u8],
+    memory: impl FnOnce(Python<'py>, &[u8]) -> PyResult<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let malformed = || PyRuntimeError::new_err("an array arrived in a form that makes no sense");
     let [code, dims, rest @ ..] = body else {
@@ -136,17 +179,7 @@ pub(super) fn decode<'py>(
     py.import(intern!(py, "numpy"))?;
     let numpy = numpy(py).ok_or_else(malformed)?;
     let dtype = dtype_of(py, numpy, *code)?;
-    let memory = match block {
-        Some(at) => {
-            let len = session.block(at).map_err(crate::errors::corrupt)?;
-            let len = len.link.load(procession_shm::primitive::Ordering::Relaxed);
-            let len = len.min(session.block_size(at).map_err(crate::errors::corrupt)?);
-            Py::new(py, BlockBuffer::own(session, at, len))?
-                .into_bound(py)
-                .into_any()
-        }
-        None => PyByteArray::new(py, contents).into_any(),
-    };
+    let memory = memory(py, contents)?;
     numpy
         .ndarray
         .bind(py)

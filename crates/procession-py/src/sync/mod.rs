@@ -22,7 +22,7 @@ pub(crate) use future::FutureCore;
 pub(crate) use locks::{LockCore, RLockCore};
 pub(crate) use semaphore::SemaphoreCore;
 
-fn unset() -> PyErr {
+pub(crate) fn unset() -> PyErr {
     PyValueError::new_err("the object has not been set up: __init__ was not called")
 }
 
@@ -55,7 +55,10 @@ macro_rules! shared_object {
     ($class:ident, $field:ident, $of:path) => {
         impl $class {
             fn object(&self) -> PyResult<&procession_shm::objects::Handle> {
-                self.$field.get().map(|o| o.handle()).ok_or_else(unset)
+                self.$field
+                    .get()
+                    .map(|o| o.handle())
+                    .ok_or_else($crate::sync::unset)
             }
 
             fn adopt(&self, py: Python<'_>, index: u32, generation: u64) -> PyResult<()> {
@@ -109,4 +112,4 @@ macro_rules! shared_object {
         }
     };
 }
-use shared_object;
+pub(crate) use shared_object;

@@ -7,10 +7,12 @@ use procession_shm::objects::Handle;
 use procession_shm::pipe::{self, PipeEnd};
 use procession_shm::primitive::{AtomicU64, Ordering};
 use procession_shm::ring::{INLINE_MAX, Message, Port, Ring, RingOptions};
+use procession_shm::store::{Key, List, Map, Outcome, Stored, Target};
 use procession_shm::sync::{Barrier, Condition, Event, Lock, Semaphore};
 use procession_shm::{Session, WaitError};
 use procession_sys::clock::Deadline;
 
+use super::stores::got;
 use super::{calmly, content, eventually, within};
 
 /// Where a process says how far it has come: survives it.
@@ -67,6 +69,8 @@ pub struct World {
     pub event: Event,
     pub barrier: Barrier,
     pub solo: Barrier,
+    pub map: Map,
+    pub list: List,
 }
 
 impl World {
@@ -88,10 +92,12 @@ impl World {
             event: Event::create(session, "event").unwrap(),
             barrier: Barrier::create(session, "barrier", 2).unwrap(),
             solo: Barrier::create(session, "solo", 1).unwrap(),
+            map: Map::create(session, "map").unwrap(),
+            list: List::create(session, "list").unwrap(),
         }
     }
 
-    fn handles(&self) -> [&Handle; 11] {
+    fn handles(&self) -> [&Handle; 13] {
         [
             self.diary.handle(),
             self.ring.handle(),
@@ -104,6 +110,8 @@ impl World {
             self.event.handle(),
             self.barrier.handle(),
             self.solo.handle(),
+            self.map.handle(),
+            self.list.handle(),
         ]
     }
 
@@ -132,6 +140,8 @@ impl World {
             event: Event::of(at(8)).unwrap(),
             barrier: Barrier::of(at(9)).unwrap(),
             solo: Barrier::of(at(10)).unwrap(),
+            map: Map::of(at(11)).unwrap(),
+            list: List::of(at(12)).unwrap(),
         }
     }
 
@@ -309,6 +319,16 @@ impl World {
             self.ends.1.recv(limit(), &mut calmly, &mut seen).unwrap(),
             b"ping"
         );
+        let key = Key::plain(b"exercise");
+        let mut value = Stored::make(session, Message::new(&[5; 500])).unwrap();
+        let set = self.map.set(Target::Key(&key), &mut value).unwrap();
+        assert_eq!(set, Outcome::Absent);
+        let seen = self.map.remove(Target::Key(&key), &mut got).unwrap();
+        assert_eq!(seen, Outcome::Found((vec![5; 500], vec![])));
+        let mut value = Stored::make(session, Message::new(&[6; 500])).unwrap();
+        self.list.push(&mut value).unwrap();
+        let seen = self.list.pop(-1, &mut got).unwrap();
+        assert_eq!(seen, Some((vec![6; 500], vec![])));
         session.free_block(self.block(1, 5 << 20)).unwrap();
         session.free_block(self.block(1, 100)).unwrap();
     }

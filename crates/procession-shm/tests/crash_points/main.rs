@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod scenarios;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -157,6 +158,11 @@ deaths! {
     burying_one_who_died_putting: "recover-put",
     burying_one_who_died_freeing: "recover-free",
     burying_one_who_died_destroying: "recover-destroy",
+    changing_a_map: "map",
+    changing_a_list: "list",
+    going_on_with_an_update: "mend-torn-update",
+    going_on_with_half_an_update: "mend-half-update",
+    freeing_what_a_list_lost: "mend-list",
 }
 
 /// The points named in the source files below `at`.

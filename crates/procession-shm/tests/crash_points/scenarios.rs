@@ -11,6 +11,7 @@ use procession_sys::process::{Exit, kill_self};
 
 use crate::common::world::{SHAPES, World};
 use crate::common::{calmly, eventually, start, within};
+use crate::stores;
 
 /// Something that a child does and may die of.
 pub(crate) struct Scenario {
@@ -113,6 +114,41 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         before: bury_destroy,
         child: recover,
         after: after_recover,
+    },
+    Scenario {
+        name: "map",
+        early: false,
+        before: nothing,
+        child: stores::map,
+        after: stores::after_map,
+    },
+    Scenario {
+        name: "list",
+        early: false,
+        before: nothing,
+        child: stores::list,
+        after: stores::after_list,
+    },
+    Scenario {
+        name: "mend-torn-update",
+        early: false,
+        before: stores::torn_update,
+        child: stores::mend,
+        after: stores::after_mend_map,
+    },
+    Scenario {
+        name: "mend-half-update",
+        early: false,
+        before: stores::half_done_update,
+        child: stores::mend,
+        after: stores::after_mend_map,
+    },
+    Scenario {
+        name: "mend-list",
+        early: false,
+        before: stores::torn_list,
+        child: stores::mend,
+        after: stores::after_mend_list,
     },
 ];
 
@@ -263,6 +299,7 @@ fn objects(world: &World) {
     ends.0
         .send(Message::new(&vec![1; 50_000]), within(60), &mut calmly)
         .unwrap();
+    stores::make_and_drop(world);
     drop((inner, lock, memory, ends));
     drop(outer);
     session.leave(0).unwrap();
