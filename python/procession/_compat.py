@@ -1,13 +1,16 @@
 """Getting along with the standard library's own multiprocessing package.
 
 Programs use both: their own code has moved to procession, a library that they call still
-imports ``multiprocessing``.  Three things have to fit then, and all are done here:
+imports ``multiprocessing``.  Some things have to fit then, and all are done here:
 
 - ``except multiprocessing.TimeoutError`` catches ours, and ``isinstance(context,
   multiprocessing.context.BaseContext)`` holds for ours.  The standard classes are added
   to the bases of ours as soon as both packages are there, in whatever order they came.
 - ``%(processName)s`` of the logging module is right.  It asks the module that is called
   ``multiprocessing``, which does not know our children; so that one is told their names.
+- The standard package's queues and connections can be arguments of our processes, and what is
+  registered with its ``ForkingPickler`` is known to ours: an executor that was given our context
+  makes such queues, and libraries register there how their objects are sent.
 - Nothing of it is imported for its own sake, except in programs that log.  The package
   works where the standard one does not exist, or is an alias of this one.
 """
@@ -66,6 +69,8 @@ def link() -> None:
     _add_base(process.BaseProcess, getattr(theirs_process, "BaseProcess", None))
     if process._current_process._name != "MainProcess":
         set_process_name(process._current_process._name)
+    _share_reductions()
+    _share_authkey()
 
 
 def _add_base(ours: type, theirs: Any) -> None:
@@ -82,6 +87,60 @@ def set_process_name(name: str) -> None:
     if module is not None:
         with contextlib.suppress(AttributeError):
             module.current_process()._name = name
+
+
+class _Reducers(dict[type, Any]):
+    """The standard pickler's table: what is registered there is told to ours."""
+
+    def __init__(self, theirs: dict[type, Any], ours: dict[type, Any]) -> None:
+        super().__init__(theirs)
+        self._ours = ours
+        for key, reduce in theirs.items():
+            ours.setdefault(key, reduce)
+
+    def __setitem__(self, key: type, reduce: Any) -> None:
+        super().__setitem__(key, reduce)
+        self._ours[key] = reduce
+
+
+def _share_reductions() -> None:
+    theirs = getattr(standard("reduction"), "ForkingPickler", None)
+    table = getattr(theirs, "_extra_reducers", None)
+    if isinstance(table, dict) and not isinstance(table, _Reducers):
+        from .reduction import ForkingPickler
+
+        theirs._extra_reducers = _Reducers(table, ForkingPickler._extra_reducers)  # type: ignore[union-attr]
+
+
+def set_spawning_popen(popen: Any) -> None:
+    """Let the standard package's objects be pickled for a child of ours, too."""
+    module = standard("context")
+    if module is not None:
+        module.set_spawning_popen(popen)
+
+
+# Whether this process was prepared by its parent and has not got everything from it by fork.
+_prepared = False
+
+
+def _share_authkey() -> None:
+    """One key for both, so that a child can fetch what the other package passes on by a socket."""
+    from . import process
+
+    current, theirs = process._current_process, standard("process")
+    if theirs is None:
+        return
+    if _prepared:
+        theirs.current_process().authkey = bytes(current.authkey)
+    elif current.authkey is process._first_authkey:
+        current.authkey = bytes(theirs.current_process().authkey)
+
+
+def set_authkey() -> None:
+    """In a child that is prepared: our key is its parent's from now on."""
+    global _prepared
+    _prepared = True
+    _share_authkey()
 
 
 def prepare_logging() -> None:

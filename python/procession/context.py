@@ -424,6 +424,7 @@ def get_spawning_popen() -> Popen | None:
 def set_spawning_popen(popen: Popen | None) -> None:
     """Note for which Popen object this thread is pickling from now on."""
     _tls.spawning_popen = popen
+    _compat.set_spawning_popen(popen)
 
 
 def assert_spawning(obj: object) -> None:

@@ -417,6 +417,7 @@ class _MainProcess(BaseProcess):
 
 _parent_process: BaseProcess | None = None
 _current_process: BaseProcess = _MainProcess()
+_first_authkey = _current_process.authkey
 _process_counter = itertools.count(1)
 _children: set[BaseProcess] = set()
 

@@ -15,7 +15,7 @@ import sys
 import types
 from typing import IO, Any, NamedTuple
 
-from . import process, util
+from . import _compat, process, util
 from ._install import install, is_installed as is_installed
 from .context import _default_context
 
@@ -217,6 +217,7 @@ def prepare(data: dict[str, Any]) -> None:
         current.name = data["name"]
     if "authkey" in data:
         current.authkey = data["authkey"]
+        _compat.set_authkey()
     if data.get("log_to_stderr"):
         util.log_to_stderr()
     if "log_level" in data:

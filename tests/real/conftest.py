@@ -95,11 +95,13 @@ def compare(tmp_path: Path) -> Compare:
         modules: set[str],
         status: int = 0,
         in_workers: bool = False,
+        forks: bool = True,
         result: Callable[[Run], object] = printed,
     ) -> Run:
         """Run ``program`` both ways: with the same ``result``, by means of ``modules``.
 
         ``in_workers``: its processes are programs of their own, which load those modules as well.
+        Otherwise, with ``forks``, they are forked by the program.
         """
         plain = run("plain", source, [*program])
         ours = run("ours", source, ["-m", "procession", "run", *program])
@@ -113,7 +115,7 @@ def compare(tmp_path: Path) -> Compare:
             assert users, f"{modules} of {used} not used: {done.modules}"
             if in_workers:
                 assert len(users) >= 3, f"{modules} of {used} used only by {users}"
-            else:
+            elif forks:
                 assert done.forks >= 2, "no two processes were started"
         assert result(ours) == result(plain)
         return ours

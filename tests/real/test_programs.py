@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +253,57 @@ def test_pytest_xdist(compare: Compare, tmp_path: Path) -> None:
         result=lambda run: sorted(re.findall(r"^(?:PASSED|FAILED) \S+", run.stdout, re.MULTILINE)),
     )  # fmt: skip
     assert "1 failed, 6 passed" in done.stdout
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_coverage(compare: Compare, tmp_path: Path, method: str) -> None:
+    """It has a hook of its own for the children of multiprocessing."""
+    script(
+        tmp_path,
+        """
+        import multiprocessing
+        import sys
+
+        def only_in_a_child(number):
+            if number > 3:
+                return "large"
+            return "small"
+
+        def never():
+            return 1
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+                print(pool.map(only_in_a_child, range(6)))
+                pool.close()
+                pool.join()
+        """,
+    )
+
+    settings = "[run]\nconcurrency = multiprocessing\nparallel = true\n"
+    (tmp_path / "source" / ".coveragerc").write_text(settings)
+
+    def executed(run: Any) -> object:
+        for command in (["combine"], ["json", "-o", "report.json"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "coverage", *command],
+                cwd=run.folder,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        report = json.loads((run.folder / "report.json").read_text())
+        lines: list[int] = report["files"]["program.py"]["missing_lines"]
+        # All but what was never called: so the children's are there.
+        assert lines == [11]
+        return run.stdout
+
+    compare(
+        tmp_path / "source", "-m", "coverage", "run", "program.py", method,
+        modules={"pool.py"}, result=executed, forks=method == "fork",
+    )  # fmt: skip
 
 
 def script(folder: Path, source: str, name: str = "program.py") -> None:
