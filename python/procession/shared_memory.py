@@ -79,8 +79,9 @@ class SharedMemory:
     """A block of shared memory: a new one with `create`, otherwise the one that has this name.
 
     `close()` ends this process's use of the block and `unlink()`, called once by one process, the
-    block itself.  With `track`, a block that nobody unlinked is removed, and complained about, when
-    the program and its children have ended.
+    block itself.  A block that was made and that nobody unlinked is removed, and complained about,
+    when the program and its children have ended.  `track` says so for one that is attached to, too,
+    or that it is not to be done at all.
     """
 
     _name: str | None = None
@@ -90,10 +91,15 @@ class SharedMemory:
     _flags = os.O_RDWR
     _mode = 0o600
     _prepend_leading_slash = True
-    _track = True
+    _track: bool | None = True
 
     def __init__(
-        self, name: str | None = None, create: bool = False, size: int = 0, *, track: bool = True
+        self,
+        name: str | None = None,
+        create: bool = False,
+        size: int = 0,
+        *,
+        track: bool | None = None,
     ) -> None:
         if not size >= 0:
             raise ValueError("'size' must be a positive integer")
@@ -103,7 +109,8 @@ class SharedMemory:
                 raise ValueError("'size' must be a positive number different from zero")
         if name is None and not self._flags & os.O_EXCL:
             raise ValueError("'name' can only be None if create=True")
-        self._track = track
+        # None for a block that somebody else has made, and will look after.
+        self._track = track if track is not None or not self._flags & os.O_CREAT else True
         full_name = self._name = self._open(name)
         try:
             if create:
@@ -116,7 +123,7 @@ class SharedMemory:
                 self._track = False
                 self.unlink()
             raise
-        if track:
+        if self._track:
             resource_tracker.register(full_name, "shared_memory")
         self._buf = memoryview(self._mmap)
 
@@ -143,7 +150,7 @@ class SharedMemory:
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild: Callable[..., SharedMemory] = type(self)
-        if not self._track:
+        if self._track is False:
             rebuild = partial(rebuild, track=False)
         return rebuild, (self.name, False, self.size)
 
@@ -203,7 +210,10 @@ class SharedMemory:
         """
         if self._name:
             _posixshmem.shm_unlink(_check_name(self._name))
-            if self._track:
+            if self._track is None:
+                # The tracker is its maker's only if that was a process of this program.
+                resource_tracker.register(self._name, "shared_memory")
+            if self._track is not False:
                 resource_tracker.unregister(self._name, "shared_memory")
 
 

@@ -227,14 +227,63 @@ def test_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
             resource_tracker, name, lambda what, kind, name=name: calls.append((name, what, kind))
         )
     tracked = SharedMemory(create=True, size=1)
-    untracked = SharedMemory(tracked.name, track=False)
-    untracked.close()
+    for track in (False, None):
+        SharedMemory(tracked.name, track=track).close()
     tracked.close()
     tracked.unlink()
     assert calls == [
         ("register", tracked._name, "shared_memory"),
         ("unregister", tracked._name, "shared_memory"),
     ]
+
+
+def test_programs_that_attach_do_not_remove(block: SharedMemory, run_program: Any) -> None:
+    source = """
+        import sys
+        from procession.shared_memory import SharedMemory
+
+        block = SharedMemory(sys.argv[1])
+        block.buf[0] += 1
+        if sys.argv[2:]:
+            block.unlink()
+        block.close()
+        """
+    block.buf[0] = 1
+    result = run_program(source, block.name)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    again = SharedMemory(block.name)
+    assert again.buf[0] == 2
+    again.close()
+    made = SharedMemory(create=True, size=1, track=False)
+    made.close()
+    result = run_program(source, made.name, "unlink")
+    assert (result.returncode, result.stderr) == (0, "")
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(made.name)
+
+
+def test_a_child_may_unlink(run_program: Any, start_method: str) -> None:
+    source = """
+        import sys
+        import procession
+        from procession.shared_memory import SharedMemory
+
+        def unlink(name):
+            block = SharedMemory(name)
+            block.unlink()
+            block.close()
+
+        if __name__ == "__main__":
+            block = SharedMemory(create=True, size=1)
+            context = procession.get_context(sys.argv[1])
+            child = context.Process(target=unlink, args=(block.name,))
+            child.start()
+            child.join()
+            block.close()
+            sys.exit(child.exitcode)
+        """
+    result = run_program(source, start_method)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def write_there(block: SharedMemory) -> None:
