@@ -188,13 +188,38 @@ conformance: install
 
 # The peers of the Rust crate are a workspace of their own, so that no other build builds them.
 PEERS := benches/rust-peers
-.PHONY: bench
+.PHONY: bench bench-rust lint-bench
 bench: install $(VENV)/bench-installed
 	$(call say,Building the peers of the Rust crate)
 	cargo build --release --quiet --locked --manifest-path $(PEERS)/Cargo.toml --target-dir $(TARGET)
-	$(call say,Benchmarks (BENCH="--quick" for a first look; BENCH="--only queue" for some rows))
+	$(call say,Benchmarks: half an hour; BENCH=--quick is a first look and BENCH=--help the rest)
 	BENCH_RUST_PEERS=$(abspath $(TARGET))/release/procession-peers \
 		$(BIN)/python benches/run.py --json $(TARGET)/bench.json --markdown $(TARGET)/bench.md $(BENCH)
+
+# By the clock, and by the instruction where there is valgrind: the bench says so where that or its
+# runner, which must have the version of the library, is absent. Valgrind has no place for as large a
+# session as usual, hence the limit, and no vDSO, hence rustix by way of the C library.
+GUNGRAUN_VERSION = $(shell sed -n 's/^gungraun = "\(.*\)"/\1/p' Cargo.toml)
+COUNTS = RUSTFLAGS="--cfg rustix_use_libc" CARGO_TARGET_DIR=$(TARGET)/counts PATH=$(TOOLS)/bin:$$PATH \
+	cargo bench --quiet -p procession-engine --bench counts
+bench-rust:
+	$(call say,The hot paths of the engine by the clock)
+	cargo bench --quiet -p procession-engine --bench hot
+	$(call say,The hot paths of the engine by the instruction)
+	if command -v valgrind >/dev/null; then \
+		$(TOOLS)/bin/gungraun-runner --version 2>&1 | grep -qF $(GUNGRAUN_VERSION) \
+		|| cargo install --locked --quiet --root $(TOOLS) --version $(GUNGRAUN_VERSION) gungraun-runner; \
+	fi
+	$(COUNTS) --no-run
+	ulimit -v 33554432; $(COUNTS)
+
+# What the other checks leave out: they need the peers.
+lint-bench: $(VENV)/lint-installed $(VENV)/bench-installed
+	$(call say,Benchmarks: format + clippy + mypy)
+	cargo fmt --check --manifest-path $(PEERS)/Cargo.toml
+	cargo clippy --release --locked --manifest-path $(PEERS)/Cargo.toml --target-dir $(TARGET) \
+		-- -D warnings
+	cd benches && MYPYPATH=../python $(abspath $(BIN))/python -m mypy --strict --ignore-missing-imports *.py
 
 .PHONY: clean
 clean:

@@ -94,7 +94,7 @@ for _name, _title, _run in _WORDS:
         Row(
             f"quiet-{_name}",
             _title,
-            "Spinning on a quiet machine",
+            "Spinning without burners",
             _run,
             LIBRARIES,
             base=NO_SPIN,
