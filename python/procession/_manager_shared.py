@@ -13,6 +13,7 @@ that the server sees that the object is referred to without being told.
 from __future__ import annotations
 
 import array
+import itertools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _native
@@ -51,6 +52,9 @@ class Shared:
         """The repr of the copy."""
         return repr(self.value())
 
+
+# How often a list may change under a computation before others are asked to wait.
+_ATTEMPTS = 8
 
 _COMMON = {"#GETVALUE": "value", "__repr__": "plain_repr", "__str__": "plain_repr"}
 
@@ -172,15 +176,24 @@ class SharedList(_native.ListCore, Shared):
         """Replace the list by what `edit(values, order, new)` makes of the order of its values.
 
         `order` is 0, 1, 2, ...; -1, -2, ... in it are values that `edit` adds to `new`.  This runs
-        any code, so nobody is kept out meanwhile: if the list has changed, it runs again.
+        any code, so nobody is kept out meanwhile: if the list has changed, it runs again.  If that
+        goes on and on, others are asked to wait with their changes.
         """
-        while True:
-            values, version = self._snapshot()
-            order = list(range(len(values)))
-            new: list[Any] = []
-            edit(values, order, new)
-            if self._replace(version, order, new):
-                return
+        has_asked = False
+        try:
+            for attempt in itertools.count():
+                values, version = self._snapshot()
+                order = list(range(len(values)))
+                new: list[Any] = []
+                edit(values, order, new)
+                if self._replace(version, order, new):
+                    return
+                if attempt == _ATTEMPTS:
+                    self._ask_for_turn()
+                    has_asked = True
+        finally:
+            if has_asked:
+                self._end_turn()
 
     def clear(self) -> None:
         """Remove all values."""

@@ -194,11 +194,16 @@ class NamespaceProxy(BaseProxy):
     def __getattr__(self, key: str) -> Any:
         if key[:1] == "_":
             return object.__getattribute__(self, key)
+        local = object.__getattribute__(self, "_local")
+        if local is not None:
+            return local.read_attribute(key)
         return object.__getattribute__(self, "_callmethod")("__getattribute__", (key,))
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key[:1] == "_":
             object.__setattr__(self, key, value)
+        elif self._local is not None:
+            self._local[key] = value
         else:
             object.__getattribute__(self, "_callmethod")("__setattr__", (key, value))
 

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::keys::Held;
-use super::{gone, turn};
+use super::{ATTEMPTS, give_way, gone, turn};
 use crate::codec::{Kept, finish_kept, store_value, take_kept};
 use crate::sync::{shared_object, unset};
 use crate::{errors, life};
@@ -21,6 +21,15 @@ pub(crate) struct DictCore {
     map: OnceLock<Map>,
     /// The keys as objects, with their places, for keys that only Python can compare.
     seen: Mutex<Option<Keys>>,
+}
+
+/// The others hold their changes back while this is there.
+struct Turn<'m>(&'m Map);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.end_turn();
+    }
 }
 
 struct Keys {
@@ -52,7 +61,12 @@ impl DictCore {
         let map = self.map(py)?;
         let held = held.key();
         let mut target = Target::Key(&held);
-        loop {
+        let mut asked = None;
+        for attempt in 0.. {
+            if attempt == ATTEMPTS {
+                map.ask_for_turn().map_err(errors::shm)?;
+                asked = Some(Turn(map));
+            }
             let outcome = turn(py, |check| map.wait_turn(check), || op(map, target))?;
             if !matches!(outcome, Outcome::Unsure) {
                 return Ok(outcome);
@@ -60,6 +74,16 @@ impl DictCore {
             let (at, stamp) = self.compare(py, map, key)?;
             target = Target::Known(&held, at, stamp);
         }
+        drop(asked);
+        Err(unset())
+    }
+
+    /// As [`Self::map`], for a change.
+    #[inline]
+    fn map_to_change(&self, py: Python<'_>) -> PyResult<&Map> {
+        let map = self.map(py)?;
+        give_way(py, || map.is_others_turn())?;
+        Ok(map)
     }
 
     /// Looks for a key as Python does: by hash and `__eq__`, among all keys.
@@ -164,6 +188,7 @@ impl DictCore {
         py: Python<'py>,
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Kept<'py>>> {
+        self.map_to_change(py)?;
         let held = Held::find(py, key)?;
         let outcome = self.about(py, key, &held, |map, target| {
             map.remove(target, &mut |c, h| take_kept(py, c, h))
@@ -181,7 +206,7 @@ impl DictCore {
         key: &Bound<'_, PyAny>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let session = life::session(py)?;
+        let session = self.map_to_change(py)?.handle().session();
         let mut held = Held::store(py, session, key)?;
         let mut stored = store_value(py, session, value)?;
         if let Outcome::Absent =
@@ -274,7 +299,7 @@ impl DictCore {
 
     /// Take the newest key out: the key and its value.
     fn popitem<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        let map = self.map(py)?;
+        let map = self.map_to_change(py)?;
         let popped = turn(
             py,
             |check| map.wait_turn(check),
@@ -294,7 +319,7 @@ impl DictCore {
         key: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let session = life::session(py)?;
+        let session = self.map_to_change(py)?.handle().session();
         let default = default.unwrap_or_else(|| py.None().into_bound(py));
         let mut held = Held::store(py, session, key)?;
         let mut stored = store_value(py, session, &default)?;
@@ -310,14 +335,14 @@ impl DictCore {
 
     /// Take all keys out.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        let map = self.map(py)?;
+        let map = self.map_to_change(py)?;
         turn(py, |check| map.wait_turn(check), || map.clear())
     }
 
     /// Set all keys of a dict, as one change.
     fn _update(&self, py: Python<'_>, items: &Bound<'_, PyDict>) -> PyResult<()> {
-        let map = self.map(py)?;
-        let session = life::session(py)?;
+        let map = self.map_to_change(py)?;
+        let session = map.handle().session();
         // A copy: pickling runs Python code, which might change the dict.
         let items: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)> = items.iter().collect();
         let mut at_once = items.len() > 1;

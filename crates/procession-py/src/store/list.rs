@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PySlice};
 
-use super::{gone, turn};
+use super::{give_way, gone, turn};
 use crate::codec::{Kept, finish_kept, store_value, take_kept};
 use crate::sync::{shared_object, unset};
 use crate::{errors, life};
@@ -28,6 +28,14 @@ impl ListCore {
         if list.is_orphan() {
             return Err(gone(py, list.handle()));
         }
+        Ok(list)
+    }
+
+    /// As [`Self::list`], for a change.
+    #[inline]
+    fn list_to_change(&self, py: Python<'_>) -> PyResult<&List> {
+        let list = self.list(py)?;
+        give_way(py, || list.is_others_turn())?;
         Ok(list)
     }
 
@@ -110,7 +118,7 @@ impl ListCore {
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let index = number(index)?;
-        let list = self.list(py)?;
+        let list = self.list_to_change(py)?;
         let mut stored = store_value(py, life::session(py)?, value)?;
         if turn(
             py,
@@ -125,14 +133,14 @@ impl ListCore {
 
     /// Add a value at the end.
     fn append(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let list = self.list(py)?;
+        let list = self.list_to_change(py)?;
         let mut stored = store_value(py, life::session(py)?, value)?;
         turn(py, |check| list.wait_turn(check), || list.push(&mut stored))
     }
 
     /// Add values at the end, as one change.
     fn extend(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
-        let list = self.list(py)?;
+        let list = self.list_to_change(py)?;
         let mut batch = Self::batch(py, values)?;
         turn(
             py,
@@ -149,7 +157,7 @@ impl ListCore {
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let index = number(index)?;
-        let list = self.list(py)?;
+        let list = self.list_to_change(py)?;
         let stored = store_value(py, life::session(py)?, value)?;
         let mut batch = Batch::new(life::session(py)?, vec![stored]).map_err(errors::shm)?;
         turn(
@@ -162,7 +170,7 @@ impl ListCore {
     /// Take a value out and return it.
     #[pyo3(signature = (index=-1, /))]
     fn pop<'py>(&self, py: Python<'py>, index: i64) -> PyResult<Bound<'py, PyAny>> {
-        let list = self.list(py)?;
+        let list = self.list_to_change(py)?;
         let popped = turn(
             py,
             |check| list.wait_turn(check),
@@ -172,6 +180,18 @@ impl ListCore {
             Some(kept) => finish_kept(py, kept),
             None if list.is_empty() => Err(PyIndexError::new_err("pop from empty list")),
             None => Err(PyIndexError::new_err("pop index out of range")),
+        }
+    }
+
+    /// Others are to hold their changes back for a while: they came first too often.
+    fn _ask_for_turn(&self, py: Python<'_>) -> PyResult<()> {
+        self.list(py)?.ask_for_turn().map_err(errors::shm)
+    }
+
+    /// What was asked for is over.
+    fn _end_turn(&self) {
+        if let Some(list) = self.list.get() {
+            list.end_turn();
         }
     }
 
@@ -189,7 +209,7 @@ impl ListCore {
         order: &Bound<'_, PyAny>,
         values: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        let list = self.list(py)?;
+        let list = self.list_to_change(py)?;
         let mut plan: Vec<Run> = Vec::new();
         for item in order.try_iter()? {
             let number = item?.extract::<i64>()?;

@@ -4,6 +4,8 @@ mod dict;
 mod keys;
 mod list;
 
+use std::time::Duration;
+
 use procession_shm::WaitError;
 use procession_shm::objects::{HELD, Handle};
 use procession_shm::primitive::Ordering;
@@ -33,6 +35,30 @@ fn turn<T>(
         }
     }
 }
+
+/// Before a change: lets another process go first that has asked for it, within bounds, as what it does may depend on us.
+#[inline]
+fn give_way(py: Python<'_>, is_others_turn: impl Fn() -> bool + Sync) -> PyResult<()> {
+    if !is_others_turn() {
+        return Ok(());
+    }
+    for _ in 0..PATIENCE {
+        py.check_signals()?;
+        let is_still = || {
+            std::thread::sleep(Duration::from_millis(1));
+            is_others_turn()
+        };
+        if !py.detach(is_still) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Milliseconds for which a change is held back.
+const PATIENCE: u32 = 2000;
+/// Attempts that are overtaken before one asks the others to hold their changes back.
+const ATTEMPTS: u32 = 8;
 
 /// The exception for the use of what belongs to a manager that has ended.
 #[cold]

@@ -9,11 +9,10 @@ use crate::guard::Txn;
 use crate::objects::Handle;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::session::Session;
-use crate::wait::Check;
 
 use super::batch::{Batch, blocks, free_own};
 use super::value::{self, Stored, Take, Words, block_of};
-use super::{Entered, LIST_OPS, Store, StoreBody, bump, free_if_ours};
+use super::{Entered, LIST_OPS, Store, StoreBody, bump, free_if_ours, size_of_block};
 
 /// Bytes of a slot.
 const SLOT: u64 = 16;
@@ -23,7 +22,7 @@ const FIRST: u64 = 8;
 /// A list, held by this process.
 #[derive(Debug, Clone)]
 pub struct List {
-    store: Store,
+    pub(super) store: Store,
 }
 
 /// A part of what a list becomes.
@@ -93,11 +92,6 @@ impl List {
     /// Is there none?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// After an operation that timed out, since others were at the list: waits until they are not.
-    pub fn wait_turn(&self, check: Check<'_>) -> Result<(), WaitError> {
-        self.store.wait_turn(check)
     }
 
     #[inline]
@@ -436,7 +430,7 @@ fn row(store: &Store) -> Result<Row, Corrupt> {
 
 fn row_of(session: &Session, body: &StoreBody) -> Result<Row, Corrupt> {
     let at = body.table.load(Ordering::Relaxed);
-    let capacity = session.block_size(at)? / SLOT;
+    let capacity = size_of_block(session, at)? / SLOT;
     Ok(Row { at, capacity })
 }
 

@@ -1,106 +1,22 @@
 //! The map: finding, setting and removing; see `table.rs` for what stands where.
 
-use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::guard::Txn;
 use crate::objects::Handle;
 use crate::primitive::Ordering;
-use crate::ring::Message;
 use crate::session::Session;
-use crate::wait::Check;
 
 use super::batch::free_own;
+use super::key::Key;
 use super::table::{REMOVED, Table, bucket_word, split};
 use super::value::{self, Content, OPAQUE, SHOWN, Stored, Take, block_of};
-use super::{Entered, MAP_OPS, Store, StoreBody, bump, free_if_ours};
+use super::{Entered, MAP_OPS, Store, bump};
 
 /// A map, held by this process.
 #[derive(Debug, Clone)]
 pub struct Map {
     pub(super) store: Store,
-}
-
-/// A key as it is looked for, and as it is stored if it is new.
-#[derive(Debug, Clone, Copy)]
-pub struct Key<'a> {
-    /// Keys are equal if these bytes are, unless the key is opaque.
-    pub identity: &'a [u8],
-    /// What is shown of the key, if it is not its identity. Only an opaque key may have a block.
-    pub shown: Message<'a>,
-    /// Equality of such a key is known to the caller alone. It has no identity.
-    pub opaque: bool,
-    pub(super) hash: u64,
-}
-
-impl<'a> Key<'a> {
-    /// A key that is its own identity.
-    pub fn plain(identity: &'a [u8]) -> Self {
-        Self {
-            identity,
-            shown: Message::default(),
-            opaque: false,
-            hash: hash(identity),
-        }
-    }
-
-    /// A key that is shown as something else.
-    pub fn shown(identity: &'a [u8], shown: Message<'a>) -> Self {
-        Self {
-            shown,
-            ..Self::plain(identity)
-        }
-    }
-
-    /// A key whose equality only the caller knows.
-    pub fn opaque(shown: Message<'a>) -> Self {
-        Self {
-            identity: &[],
-            shown,
-            opaque: true,
-            hash: 0,
-        }
-    }
-
-    /// Copies it, to be put into a map.
-    pub(super) fn store(&self, session: &'static Session) -> Result<Stored, ShmError> {
-        if self.opaque {
-            return Ok(Stored::make(session, self.shown)?.flagged(OPAQUE));
-        }
-        if self.shown.is_empty() {
-            return Stored::make_key(session, Message::new(self.identity));
-        }
-        let mut bytes = (self.identity.len() as u32).to_le_bytes().to_vec();
-        bytes.extend_from_slice(self.identity);
-        bytes.extend_from_slice(self.shown.bytes);
-        let message = Message {
-            bytes: &bytes,
-            ..self.shown
-        };
-        Ok(Stored::make_key(session, message)?.flagged(SHOWN))
-    }
-}
-
-/// The same in every process: hashes are stored.
-fn hash(bytes: &[u8]) -> u64 {
-    let mut chunks = bytes.chunks_exact(8);
-    let mut h = mix(0, bytes.len() as u64);
-    for chunk in &mut chunks {
-        h = mix(
-            h,
-            u64::from_le_bytes(chunk.try_into().expect("eight bytes")),
-        );
-    }
-    let mut last = [0; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    mix(mix(h, u64::from_le_bytes(last)), 0)
-}
-
-/// Both halves of the result depend on all bits.
-fn mix(h: u64, word: u64) -> u64 {
-    const MANY: u128 = 0x9e37_79b9_7f4a_7c15;
-    let wide = u128::from(h ^ word ^ 0x517c_c1b7_2722_0a95) * MANY;
-    (wide as u64) ^ (wide >> 64) as u64 ^ h.rotate_left(29)
 }
 
 /// Which keys a map has: the same while these are.
@@ -175,11 +91,6 @@ impl Map {
     /// Is there none?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// After an operation that timed out, since others were at the map: waits until they are not.
-    pub fn wait_turn(&self, check: Check<'_>) -> Result<(), WaitError> {
-        self.store.wait_turn(check)
     }
 
     #[inline]
@@ -494,39 +405,4 @@ impl Map {
     pub fn version(&self) -> u64 {
         self.store.body.version.load(Ordering::Acquire)
     }
-}
-
-/// Frees what a map has. Whoever does it again, after a death, may find that what the words name is long another's.
-pub(super) fn destroy(
-    session: &'static Session,
-    index: u32,
-    body: &'static StoreBody,
-) -> Result<(), ShmError> {
-    let home = BlockOwner::object(index);
-    let at = body.table.load(Ordering::Relaxed);
-    if at == 0 && body.adrift.load(Ordering::Relaxed) == 0 {
-        return Ok(());
-    }
-    let is_ours = session
-        .block(at)
-        .is_ok_and(|r| BlockOwner::from_word(r.owner.load(Ordering::Acquire)).same_as(home));
-    if body.adrift.load(Ordering::Relaxed) == 0
-        && is_ours
-        && let Ok(table) = Table::read(session, at)
-    {
-        for number in 0..body.used.load(Ordering::Relaxed).min(table.capacity) {
-            let slot = table.slot(session, number)?;
-            if slot.is_live() {
-                for words in [&slot.key, &slot.value] {
-                    if let Some(at) = block_of(value::load(words)) {
-                        free_if_ours(session, home, at)?;
-                    }
-                }
-            }
-        }
-        crash_point!("store.map.destroyed");
-        return free_if_ours(session, home, at);
-    }
-    // The walk is only the quick way: what it would miss is found by its owner.
-    session.free_blocks_of(home, session.segment().offset_of(body))
 }

@@ -1,6 +1,7 @@
 //! Containers that many processes change: a map and a list of stored values; see `README.md` beside this file.
 
 mod batch;
+mod key;
 mod list;
 mod map;
 mod table;
@@ -10,6 +11,7 @@ mod value;
 use procession_sys::clock::Deadline;
 
 use crate::arena::BlockOwner;
+use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::guard::{Guard, Txn};
 use crate::objects::{Entry, Handle, KindOps};
@@ -21,8 +23,9 @@ use crate::session::Session;
 use crate::wait::{Check, Wait, WaitKind};
 
 pub use batch::Batch;
+pub use key::Key;
 pub use list::{List, Run};
-pub use map::{Key, Map, Outcome, Seen, Stamp, Target};
+pub use map::{Map, Outcome, Seen, Stamp, Target};
 pub use update::Update;
 pub use value::{Content, PIN, Stored, Take};
 
@@ -35,7 +38,7 @@ pub const LIST: u8 = 13;
 pub static MAP_OPS: KindOps = KindOps {
     number: MAP,
     name: "dict",
-    destroy: |s, i, e| map::destroy(s, i, body(s, e)?),
+    destroy: |s, i, e| table::destroy(s, i, body(s, e)?),
     ..COMMON
 };
 
@@ -94,6 +97,8 @@ pub struct StoreBody {
     /// Of a map: the block with the entries of an update that is committed, and the number of those that are in.
     update: AtomicU64,
     updated: AtomicU64,
+    /// The owner word of a process that others let go first (see [`Store::ask_for_turn`]); 0 nobody.
+    turn: AtomicU64,
 }
 
 // SAFETY: repr(C) of a guard and atomics.
@@ -106,6 +111,36 @@ impl std::fmt::Debug for StoreBody {
             .finish_non_exhaustive()
     }
 }
+
+/// The methods by which an operation waits its turn, for both kinds.
+macro_rules! turns {
+    ($kind:ident) => {
+        impl $kind {
+            /// After an operation that timed out, since others were at it: waits until they are not.
+            pub fn wait_turn(&self, check: Check<'_>) -> Result<(), WaitError> {
+                self.store.wait_turn(check)
+            }
+
+            /// Others are to hold their changes back, for a while, until [`Self::end_turn`]: they came first too often.
+            pub fn ask_for_turn(&self) -> Result<(), ShmError> {
+                self.store.ask_for_turn()
+            }
+
+            /// See [`Self::ask_for_turn`].
+            pub fn end_turn(&self) {
+                self.store.end_turn();
+            }
+
+            /// Has another process asked to go first?
+            #[inline]
+            pub fn is_others_turn(&self) -> bool {
+                self.store.is_others_turn()
+            }
+        }
+    };
+}
+turns!(Map);
+turns!(List);
 
 /// Attempts to get the guard before the caller is told that it is busy: longer than a section, shorter than a wake-up.
 const SPINS: u32 = 200;
@@ -182,6 +217,45 @@ impl Store {
             .map(drop)
     }
 
+    /// For one whose snapshot was overtaken time and again: others hold their changes back for a while. They do not wait for
+    /// ever, since what we compute may be waiting for them. Nothing is guarded by this; a death leaves nothing but the word.
+    fn ask_for_turn(&self) -> Result<(), ShmError> {
+        let me = u64::from(self.session().me()?.word());
+        let turn = &self.body.turn;
+        let _ = turn.compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed);
+        crash_point!("store.turn.asked");
+        Ok(())
+    }
+
+    /// The one who had asked is through.
+    fn end_turn(&self) {
+        if let Some(me) = self.session().current() {
+            let me = u64::from(me.word());
+            let turn = &self.body.turn;
+            let _ = turn.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Has another process asked to go first?
+    #[inline]
+    fn is_others_turn(&self) -> bool {
+        let word = self.body.turn.load(Ordering::Relaxed);
+        word != 0 && self.is_turn_of_another(word)
+    }
+
+    #[cold]
+    fn is_turn_of_another(&self, word: u64) -> bool {
+        match Owner::from_word(word as u32) {
+            Some(owner) if Some(owner) == self.session().current() => false,
+            Some(owner) if self.session().is_alive(owner) => true,
+            _ => {
+                let turn = &self.body.turn;
+                let _ = turn.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
     fn count_change(&self, txn: &mut Txn<'static>, count: u64) {
         bump(txn, &self.body.version);
         txn.set(&self.body.count, count);
@@ -217,6 +291,16 @@ impl Store {
 }
 
 type Entered = Result<Txn<'static>, WaitError>;
+
+/// Bytes of a block. No block has more than all of them together: what somebody has overwritten is not walked for hours.
+#[inline]
+fn size_of_block(session: &Session, at: u64) -> Result<u64, Corrupt> {
+    let size = session.block_size(at)?;
+    if size > session.bytes_used() {
+        return Err(Corrupt("a block is larger than all blocks together"));
+    }
+    Ok(size)
+}
 
 #[inline]
 fn bump(txn: &mut Txn<'static>, word: &'static AtomicU64) {

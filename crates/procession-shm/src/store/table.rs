@@ -12,8 +12,10 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::segment::Shared;
 use crate::session::Session;
 
-use super::map::Key;
-use super::value::{self, SHOWN, Words};
+use super::key::Key;
+use super::value::{self, SHOWN, Words, block_of};
+use super::{StoreBody, free_if_ours, size_of_block};
+use crate::crash_point;
 
 /// An entry as it stands in shared memory.
 #[repr(C)]
@@ -57,7 +59,7 @@ impl Table {
             words[0].load(Ordering::Relaxed),
             words[1].load(Ordering::Relaxed),
         );
-        let size = session.block_size(at)?;
+        let size = size_of_block(session, at)?;
         if capacity > size / SLOT || mask > size / 8 || !(mask + 1).is_power_of_two() {
             return Err(BAD);
         }
@@ -203,4 +205,39 @@ pub(super) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), Corrupt> {
         .split_first_chunk::<4>()
         .and_then(|(len, rest)| rest.split_at_checked(u32::from_le_bytes(*len) as usize))
         .ok_or(Corrupt("a key is shorter than it says"))
+}
+
+/// Frees what a map has. Whoever does it again, after a death, may find that what the words name is long another's.
+pub(super) fn destroy(
+    session: &'static Session,
+    index: u32,
+    body: &'static StoreBody,
+) -> Result<(), ShmError> {
+    let home = BlockOwner::object(index);
+    let at = body.table.load(Ordering::Relaxed);
+    if at == 0 && body.adrift.load(Ordering::Relaxed) == 0 {
+        return Ok(());
+    }
+    let is_ours = session
+        .block(at)
+        .is_ok_and(|r| BlockOwner::from_word(r.owner.load(Ordering::Acquire)).same_as(home));
+    if body.adrift.load(Ordering::Relaxed) == 0
+        && is_ours
+        && let Ok(table) = Table::read(session, at)
+    {
+        for number in 0..body.used.load(Ordering::Relaxed).min(table.capacity) {
+            let slot = table.slot(session, number)?;
+            if slot.is_live() {
+                for words in [&slot.key, &slot.value] {
+                    if let Some(at) = block_of(value::load(words)) {
+                        free_if_ours(session, home, at)?;
+                    }
+                }
+            }
+        }
+        crash_point!("store.map.destroyed");
+        return free_if_ours(session, home, at);
+    }
+    // The walk is only the quick way: what it would miss is found by its owner.
+    session.free_blocks_of(home, session.segment().offset_of(body))
 }

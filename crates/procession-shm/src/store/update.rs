@@ -13,11 +13,12 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::session::Session;
 
 use super::batch::{Batch, free_own};
+use super::key::Key;
 use super::list::set_words;
-use super::map::{Key, Map};
+use super::map::Map;
 use super::table::{Slot, Table};
 use super::value::{self, OPAQUE, Stored, block_of};
-use super::{Store, bump};
+use super::{Store, bump, size_of_block};
 
 /// Keys and values that are to be put in as one.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ fn entry(session: &Session, block: u64, number: u64) -> Result<&'static Slot, Co
 fn length(session: &Session, block: u64) -> Result<u64, Corrupt> {
     let count: &'static AtomicU64 = session.segment().at(block)?;
     let count = count.load(Ordering::Relaxed);
-    if count <= session.block_size(block)?.saturating_sub(8) / size_of::<Slot>() as u64 {
+    if count <= size_of_block(session, block)?.saturating_sub(8) / size_of::<Slot>() as u64 {
         Ok(count)
     } else {
         Err(Corrupt("an update is longer than its block"))

@@ -189,7 +189,7 @@ pub(super) fn block_bytes(
 }
 
 fn of_block(session: &'static Session, at: u64, len: u64) -> Result<&'static [u8], Corrupt> {
-    if len > session.block_size(at)? {
+    if len > super::size_of_block(session, at)? {
         return Err(Corrupt("a value is longer than its block"));
     }
     session.segment().bytes(at, len)
@@ -232,7 +232,9 @@ pub(super) fn read<T>(
     let content = if head & PINNED == 0 {
         Content::Bytes(of_block(session, first, head & LEN)?)
     } else {
-        Content::Pinned(Memory::of(session.redeem(first)?)?)
+        let memory = Memory::of(session.redeem(first)?)?;
+        of_block(session, memory.offset(), memory.len())?;
+        Content::Pinned(memory)
     };
     Ok(take(content, handles))
 }

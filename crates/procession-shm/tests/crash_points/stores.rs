@@ -178,6 +178,8 @@ pub(crate) fn list(world: &World) {
 pub(crate) fn make_and_drop(world: &World) {
     let map = Map::create(world.session, "child's map").unwrap();
     let list = List::create(world.session, "child's list").unwrap();
+    list.ask_for_turn().unwrap();
+    list.end_turn();
     for tag in 0..8 {
         with_key(tag as u8, |k| {
             map.set(Target::Key(k), &mut make(world, tag))
