@@ -103,9 +103,13 @@ class SharedDict(_native.DictCore, Shared):
 
     def _walk(self, keys: list[Any]) -> Iterator[Any]:
         for key in keys:
+            self._expect(len(keys))
             yield key
-            if len(self) != len(keys):
-                raise RuntimeError("dictionary changed size during iteration")
+        self._expect(len(keys))
+
+    def _expect(self, length: int) -> None:
+        if len(self) != length:
+            raise RuntimeError("dictionary changed size during iteration")
 
     def __or__(self, other: Any) -> Any:
         return dict.__or__(self.copy(), other)

@@ -183,11 +183,12 @@ def test_errors_are_raised_here(manager: Any) -> None:
         shared.get({})
     with pytest.raises((TypeError, AttributeError)):
         shared["lock"] = lambda: None
-    keys = iter(shared)
+    keys, unused = iter(shared), iter(shared)
     assert next(keys) == "a"
     shared["b"] = 1
-    with pytest.raises(RuntimeError, match="changed size"):
-        next(keys)
+    for iterator in (keys, unused):
+        with pytest.raises(RuntimeError, match="changed size"):
+            next(iterator)
     with pytest.raises(AttributeError, match="'Namespace' object has no attribute 'x'"):
         manager.Namespace().x  # noqa: B018
     with pytest.raises(TypeError):
