@@ -115,7 +115,7 @@ test-python: develop
 $(VENV)/real-installed: requirements/test.txt requirements/examples.txt
 .PHONY: test-real
 test-real: develop $(VENV)/real-installed
-	$(call say,Real programs, unmodified)
+	$(call say,Real programs)
 	$(LIMIT) 600 $(BIN)/python -m pytest tests/real $(PYTEST)
 
 # --- checks of the source -------------------------------------------------------------------
