@@ -83,7 +83,7 @@ class WorkerDied(ProcessError):
         self.item = item
         #: The function, as text.
         self.task = task
-        #: Whether the kernel's out-of-memory killer has struck meanwhile.
+        #: Whether it was the kernel's out-of-memory killer, as far as its counter tells.
         self.out_of_memory = out_of_memory
 
     @property
@@ -105,7 +105,7 @@ class WorkerDied(ProcessError):
         else:
             how = f"exited with code {self.exitcode}"
         if self.out_of_memory:
-            how += " (the kernel's out-of-memory killer has struck)"
+            how += " (by the kernel's out-of-memory killer)"
         what = f" of {self.task}" if self.task else ""
         return f"worker {self.pid} {how} while running item {self.item}{what}"
 

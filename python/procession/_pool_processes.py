@@ -8,6 +8,7 @@ without anybody waiting (callbacks, timeouts, close) a supervisor thread is star
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import weakref
@@ -84,6 +85,7 @@ class Processes:
         self._supervisor: threading.Thread | None = None
         self._supervised = threading.Event()
         self._ended = False
+        self._oom_kills = _native.oom_kills()
         try:
             self._act()
         except BaseException:
@@ -153,16 +155,25 @@ class Processes:
 
     def _failure(self, job: int, item: int, kind: str, pid: int, exitcode: int | None) -> Any:
         """The exception for an item that got no result from its worker."""
-        task = self._tasks.get(job, "")
+        task = self._tasks.get(job) or _name_of(
+            getattr(self._calls.get((job, item)), "_func", None)
+        )
         if kind == "died":
             if exitcode is None:
                 exitcode = self._exitcode_of(pid)
-            return WorkerDied(exitcode, pid, item, task, _native.oom_killed())
+            return WorkerDied(exitcode, pid, item, task, self._ran_out_of_memory(exitcode))
         if kind == "timed out":
             return TaskTimeout(f"item {item} of {task or 'the job'} ran longer than its timeout")
         if kind == "cancelled":
             return TaskCancelled(f"item {item} of {task or 'the job'} was cancelled")
         return TaskCancelled("the pool was terminated")
+
+    def _ran_out_of_memory(self, exitcode: int | None) -> bool:
+        # By the group's counter, which does not say whom it means: one death for each.
+        if exitcode != -signal.SIGKILL or _native.oom_kills() <= self._oom_kills:
+            return False
+        self._oom_kills += 1
+        return True
 
     def _exitcode_of(self, pid: int) -> int | None:
         for process in self.workers:
@@ -179,8 +190,7 @@ class Processes:
         function = None if mode == APPLY else (mode, func)
         job = self._core.open_job(function, total, ordered, options.timeout, options.retries, chunk)
         if func is not None:
-            name = getattr(func, "__qualname__", None)
-            self._tasks[job] = name if isinstance(name, str) else f"{func!r:.80}"
+            self._tasks[job] = _name_of(func)
         if options.timeout is not None:
             self._supervise()
         return int(job)
@@ -198,6 +208,7 @@ class Processes:
                 item = self._core.feed(job, (func, args, kwds))
                 if item is not None:
                     result._key = (job, item)  # type: ignore[attr-defined]
+                    result._func = func
                     self._calls[job, item] = result
                     break
             self._collect_calls(job)
@@ -511,6 +522,13 @@ class Processes:
         supervisor = self._supervisor
         if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()
+
+
+def _name_of(func: Any) -> str:
+    if func is None:
+        return ""
+    name = getattr(func, "__qualname__", None)
+    return name if isinstance(name, str) else f"{func!r:.80}"
 
 
 def _failures(ref: weakref.ref[Processes]) -> Callable[..., Any]:

@@ -47,6 +47,8 @@ class ApplyResult:
         self._value: Any = None
         self._callback = callback
         self._error_callback = error_callback
+        # For an error to name it.
+        self._func: Any = None
         # Stands for this result in other processes, once it was sent to one.
         self._future: SharedFuture | None = None
 
@@ -107,7 +109,7 @@ class ApplyResult:
                 callback(value)
         finally:
             self._done = True
-            self._callback = self._error_callback = None
+            self._callback = self._error_callback = self._func = None
             # The result does not keep the pool: it may outlive it.
             self._pool = None
             if self._future is not None:

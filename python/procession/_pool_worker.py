@@ -43,5 +43,7 @@ def _describe(error: BaseException) -> Any:
 
 
 def _unsendable(problem: BaseException, value: Any) -> Any:
-    """What is sent for a result that cannot be pickled."""
+    """What is sent for a result that cannot be pickled, or for which there is no memory."""
+    if isinstance(problem, MemoryError):
+        return problem
     return MaybeEncodingError(problem, value)

@@ -16,6 +16,7 @@ Whatever a request is like, the loop goes on: the reading and unpickling is done
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import io
 import os
@@ -236,17 +237,22 @@ class Zygote:
             if not message:
                 raise ConnectionResetError("closed without a request")
             token, kind, count = forkserver.REQUEST.unpack_from(message)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or count != len(fds):
+            if flags & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if flags & socket.MSG_TRUNC or count != len(fds):
                 raise ValueError("request cut off")
             if count < _FEWEST_FDS.get(kind, forkserver.MAXFDS_TO_SEND):
                 raise ValueError("request of an unknown kind")
             self._start(sock, token, kind, message[forkserver.REQUEST.size :], fds)
         except BlockingIOError:
             return
-        except (OSError, ValueError, struct.error) as error:
+        except (ConnectionError, ProcessLookupError):
+            pass
+        except OSError as error:
+            _refuse(sock, error.errno or errno.EIO)
+        except (ValueError, struct.error) as error:
             # The client sees the end of the connection.
-            if not isinstance(error, ConnectionError | ProcessLookupError):
-                warnings.warn(f"fork server: request refused: {error!r}", stacklevel=1)
+            warnings.warn(f"fork server: request refused: {error!r}", stacklevel=1)
         self._drop(sock)
         util.close_fds(*fds)
 
@@ -267,6 +273,7 @@ class Zygote:
         self, sock: socket.socket, token: int, kind: int, data: bytes, fds: list[int]
     ) -> None:
         asker = self._asker_of(sock)
+        util.check_descriptors(4)
         status_w = os.dup(fds[3]) if kind == forkserver.BY_PIPE else -1
         _native.fork_into(token)
         pid = os.fork()
@@ -334,6 +341,13 @@ class Zygote:
         self._listener.detach()
         for sock in self._waiting:
             sock.detach()
+
+
+def _refuse(sock: socket.socket, number: int) -> None:
+    try:
+        sock.send(forkserver.SIGNED_STRUCT.pack(-number))
+    except OSError:
+        pass  # nobody listens any more
 
 
 def _tell(status_w: int, number: int) -> None:

@@ -16,6 +16,7 @@ owner, and so do its children.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -155,13 +156,26 @@ class ForkServer:
         message = REQUEST.pack(token, kind, len(all_fds)) + data
         with self._connect() as client:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", all_fds))
-            client.sendmsg([message], [rights])
-            answer, pidfds, _, _ = socket.recv_fds(
+            # Taken now: a child whose pidfd there is no room for would run unseen.
+            place = os.dup(client.fileno())
+            try:
+                client.sendmsg([message], [rights])
+                client.recv(1, socket.MSG_PEEK)
+            finally:
+                os.close(place)
+            answer, pidfds, flags, _ = socket.recv_fds(
                 client, SIGNED_STRUCT.size, 1, socket.MSG_CMSG_CLOEXEC
             )
-        if len(answer) != SIGNED_STRUCT.size or len(pidfds) != 1:
+        if len(answer) != SIGNED_STRUCT.size:
             raise RuntimeError("the fork server ended before it had started the process")
-        return SIGNED_STRUCT.unpack(answer)[0], pidfds[0]
+        number: int = SIGNED_STRUCT.unpack(answer)[0]
+        if number < 0:
+            raise OSError(
+                -number, f"the fork server cannot start a process: {os.strerror(-number)}"
+            )
+        if flags & socket.MSG_CTRUNC or len(pidfds) != 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return number, pidfds[0]
 
     def _connect(self) -> socket.socket:
         """A connection to the server, which is started if need be."""

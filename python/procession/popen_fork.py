@@ -36,6 +36,8 @@ class Popen:
     sentinel: int
 
     def __init__(self, process_obj: process.BaseProcess) -> None:
+        # For its pidfd; and for what it opens in the beginning, with a copy of ours.
+        util.check_descriptors(4)
         util._flush_std_streams()
         _compat.prepare_logging()
         self.returncode: int | None = None

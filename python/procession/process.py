@@ -7,10 +7,11 @@ one of their ``Popen`` objects.
 
 ``KeyboardInterrupt`` in a child.  Ctrl-C at a terminal interrupts every process of the
 foreground group at once, and a traceback from each of them buries the one that matters.
-So a child prints nothing about an interrupt when it is a pool's worker, or when it runs
-in the foreground group of a terminal, where the main process was interrupted by the same
-key and tells.  Anywhere else (services, tests, ``os.kill`` from a script) it prints the
-traceback as it does for any other exception.  The exit code is 1 in all cases.
+So a child prints nothing about an interrupt when it is a pool's worker, when it runs in
+the foreground group of a terminal, or when its parent was interrupted at the same time (a
+service manager signals the whole group): the main process tells of it then.  A child that
+alone was interrupted prints the traceback as it does for any other exception.  The exit
+code is 1 in all cases.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from _weakrefset import WeakSet
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from .popen_fork import Popen
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
+
+# Seconds that a child which was interrupted waits to see whether its parent is as well.
+_INTERRUPT_GRACE = 0.25
 
 ORIGINAL_DIR: str | None
 try:
@@ -312,7 +317,10 @@ class BaseProcess(_compat.Linkable):
 
     def _interrupted_with_others(self) -> bool:
         """Whether somebody else reports this KeyboardInterrupt; see the module's text."""
-        return self._role == "worker" or _in_terminal_foreground()
+        from . import _native
+
+        _native.note_interrupt()
+        return self._role == "worker" or _in_terminal_foreground() or _parent_is_interrupted()
 
     @staticmethod
     def _after_fork() -> None:
@@ -351,6 +359,21 @@ def _in_terminal_foreground() -> bool:
         return False
     finally:
         os.close(terminal)
+
+
+def _parent_is_interrupted() -> bool:
+    from . import _native
+
+    parent = _parent_process
+    if parent is None or parent.pid is None:
+        return False
+    # The same signal may reach it a little later, and it may have to come out of a computation.
+    deadline = time.monotonic() + _INTERRUPT_GRACE
+    while not (interrupted := _native.was_interrupted(parent.pid)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
+    return interrupted
 
 
 class AuthenticationString(bytes):

@@ -12,6 +12,7 @@ stays mapped until the array goes as well.
 from __future__ import annotations
 
 import _posixshmem  # type: ignore[import-not-found]
+import errno
 import mmap
 import os
 import secrets
@@ -71,6 +72,17 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_room(fd: int, size: int) -> None:
+    # The file would be made all the same, and whoever wrote to it be killed by SIGBUS.
+    room = os.fstatvfs(fd)
+    free = room.f_bavail * room.f_frsize
+    if room.f_blocks and size > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"no room for {size} bytes of shared memory: {free} are free in /dev/shm",
+        )
+
+
 def _keep_alive(_mapping: mmap.mmap) -> None:
     """Called when the last holder of a view is gone; until then, it refers to the mapping."""
 
@@ -114,6 +126,7 @@ class SharedMemory:
         full_name = self._name = self._open(name)
         try:
             if create:
+                _check_room(self._fd, size)
                 os.ftruncate(self._fd, size)
             self._size = os.fstat(self._fd).st_size
             self._mmap = _map(self._fd, self._size)

@@ -392,22 +392,19 @@ class Barrier(_Shared, _native.BarrierCore):
             raise threading.BrokenBarrierError
         index, last = arrived
         if last:
-            self._let_go()
-            return index
+            self._act()
         left = None if until is None else max(until - time.monotonic(), 0.0)
-        if not self._wait_open(left):
+        if not (self._open(left) if last else self._wait_open(left)):
             raise threading.BrokenBarrierError
         return index
 
-    def _let_go(self) -> None:
+    def _act(self) -> None:
         try:
             if self._action is not None:
                 self._action()
         except BaseException:
             self.abort()
             raise
-        if not self._open():
-            raise threading.BrokenBarrierError
 
     def __repr__(self) -> str:
         cls = self.__class__

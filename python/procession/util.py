@@ -319,6 +319,10 @@ def _exit_function(
     global _exiting
     if not _exiting:
         _exiting = True
+        native = sys.modules.get(f"{__package__}._native")
+        if native is not None and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+            # Told by now; the children that were interrupted with us need not.
+            native.note_interrupt()
         info("process shutting down")
         debug('running all "atexit" finalizers with priority >= 0')
         _run_finalizers(0)
@@ -399,6 +403,17 @@ def close_all_fds_except(fds: Iterable[int]) -> None:
         # An empty range is not asked for: closerange(0, 0) closes everything on some versions.
         if low + 1 < high:
             os.closerange(low + 1, high)
+
+
+def check_descriptors(count: int) -> None:
+    """OSError unless so many descriptors are free: better before a child exists than after."""
+    taken: list[int] = []
+    try:
+        for _ in range(count):
+            taken.append(os.pidfd_open(os.getpid()))
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 def close_fds(*fds: int) -> None:

@@ -1,14 +1,17 @@
-//! A worker dies at each named step of its protocol in turn: nothing is lost, doubled or left behind.
+//! A worker dies (or is stopped) at each named step of its protocol in turn: nothing is lost, doubled or left behind.
 #![cfg(feature = "fault")]
 
 #[allow(dead_code)]
 mod pool_support;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use procession_engine::pool::{Config, Failure, JobSpec, Message, Order, Outcome, Until};
 
-use pool_support::{BLOCK, ECHO, Front, arguments, assert_echo, new_block, run_worker};
+use procession_sys::clock::Deadline;
+
+use pool_support::{BLOCK, ECHO, Front, SLOW, arguments, assert_echo, new_block, run_worker};
 
 /// Where the workers begin. On its own it is over at once.
 #[test]
@@ -118,4 +121,116 @@ fn a_worker_may_die_at_any_step_and_its_item_is_run_again() {
             crash_at(point, *nth, 3);
         }
     }
+}
+
+/// Steps inside of the board's section.
+const STOPS: &[&str] = &[
+    "board.join.filled:1",
+    "board.claim.filled:1",
+    "board.claim.filled:4",
+    "board.slab.linked:1",
+    "board.leave.filled:1",
+];
+
+/// Slow now and then, so that both workers get some.
+fn pace(item: u64) -> u8 {
+    if item.is_multiple_of(4) { SLOW } else { ECHO }
+}
+
+/// A pool of two whose first worker is stopped with the board in its hand.
+fn stopped_at(point: &str) -> (Front, procession_engine::pool::JobId) {
+    let mut front = Front::new(&Config::new("stopped", 2), "worker");
+    front.crash_at = Some(format!("stop:{point}"));
+    front.serve();
+    let job = front
+        .pool
+        .open_job(Message::new(&[5; 3000]), JobSpec::default())
+        .unwrap();
+    for item in 0..ITEMS {
+        front.feed(job, &arguments(pace(item), item));
+    }
+    front.pool.seal(job).unwrap();
+    if point.starts_with("board.leave") {
+        front.wait(job, Until::AllDone).unwrap();
+        front.pool.close().unwrap();
+    }
+    let until = Deadline::after(Some(Duration::from_secs(60)));
+    while !front.children.values().any(|c| is_stopped(c.pid())) {
+        assert!(!until.passed(), "nobody passed {point}");
+        let soon = Deadline::after(Some(Duration::from_millis(20)));
+        let _ = front.pool.wait_attention(soon, &mut || true);
+        front.serve();
+    }
+    (front, job)
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().starts_with('T')
+}
+
+#[test]
+fn a_worker_that_is_stopped_with_the_board_in_hand_is_waited_for() {
+    for point in STOPS {
+        eprintln!("{point}");
+        let (mut front, job) = stopped_at(point);
+        // The parent keeps its deadlines meanwhile.
+        for _ in 0..5 {
+            let soon = Deadline::after(Some(Duration::from_millis(50)));
+            let _ = front.pool.wait(job, Until::AllDone, soon, &mut || true);
+            front.serve();
+        }
+        for child in front.children.values() {
+            child.signal(18).unwrap();
+        }
+        for _ in 0..ITEMS {
+            let collected = front.collect(job, Order::InOrder);
+            assert_echo(&collected, pace(collected.item));
+        }
+        front.close_job(job);
+        front.join();
+        assert!(front.exits.iter().all(|e| *e == 0), "{:?}", front.exits);
+    }
+}
+
+#[test]
+fn a_pool_is_terminated_while_a_worker_is_stopped_with_the_board_in_hand() {
+    for point in STOPS {
+        eprintln!("{point}");
+        let (mut front, _) = stopped_at(point);
+        front.pool.terminate().unwrap();
+        front.run_out();
+        assert!(front.exits.contains(&-9), "{:?}", front.exits);
+    }
+}
+
+#[test]
+fn another_worker_dies_while_one_is_stopped_with_the_board_in_hand() {
+    let (mut front, job) = stopped_at("board.claim.filled:4");
+    let (other, stopped): (Vec<u32>, Vec<u32>) =
+        front.pids.iter().partition(|pid| !is_stopped(**pid));
+    let child = front.children.values().find(|c| c.pid() == other[0]);
+    child.unwrap().signal(9).unwrap();
+    for _ in 0..20 {
+        let soon = Deadline::after(Some(Duration::from_millis(20)));
+        let _ = front.pool.wait(job, Until::AllDone, soon, &mut || true);
+        front.serve();
+    }
+    let child = front.children.values().find(|c| c.pid() == stopped[0]);
+    child.unwrap().signal(18).unwrap();
+    let mut failed = 0;
+    for _ in 0..ITEMS {
+        let collected = front.collect(job, Order::InOrder);
+        match collected.outcome {
+            Outcome::Failed(Failure::WorkerDied { exit, .. }) => {
+                assert_eq!(exit, Some(-9));
+                failed += 1;
+            }
+            _ => assert_echo(&collected, pace(collected.item)),
+        }
+    }
+    assert!(failed <= 1, "{failed} failed");
+    front.close_job(job);
+    front.join();
+    assert_eq!(front.exits.iter().filter(|e| **e == -9).count(), 1);
 }

@@ -16,7 +16,7 @@ pub(crate) fn blocking<T: Send>(
     let mut raised: Option<PyErr> = None;
     let result = py.detach(|| {
         let mut check = || {
-            Python::attach(|py| match py.check_signals() {
+            Python::attach(|py| match crate::life::check_signals(py) {
                 Ok(()) => true,
                 Err(e) => {
                     raised = Some(e);

@@ -8,12 +8,14 @@ use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTimeoutError}
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 pub(crate) fn shm(error: ShmError) -> PyErr {
     match &error {
-        ShmError::OutOfMemory { .. } => PyMemoryError::new_err(error.to_string()),
+        ShmError::OutOfMemory { .. } | ShmError::OutOfAddressSpace { .. } => {
+            PyMemoryError::new_err(error.to_string())
+        }
         ShmError::System { source, .. } => {
             PyOSError::new_err((source.raw_os_error(), error.to_string()))
         }
         ShmError::TableFull(..) => PyOSError::new_err((libc_enospc(), error.to_string())),
-        ShmError::Gone => PyOSError::new_err(error.to_string()),
+        ShmError::Gone | ShmError::Busy => PyOSError::new_err(error.to_string()),
         ShmError::Corrupt(_) | ShmError::WrongKind { .. } | ShmError::Version { .. } => {
             PyRuntimeError::new_err(error.to_string())
         }

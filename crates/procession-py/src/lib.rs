@@ -36,12 +36,13 @@ mod _native {
     use crate::life::{
         after_fork_in_child, before_fork, child_abandoned, child_exited, child_ready,
         child_started, ensure_session, enter_child, exit_status, fork_into, guard_orphan, leave,
-        orphaned, prepare_child, session_fd, session_info, settled, sweep, trim, wait_exit,
+        note_interrupt, orphaned, prepare_child, session_fd, session_info, settled, sweep, trim,
+        wait_exit, was_interrupted,
     };
     #[pymodule_export]
     use crate::pipe::{PipeEnd, make_pipe};
     #[pymodule_export]
-    use crate::pool::{PoolCore, oom_killed};
+    use crate::pool::{PoolCore, oom_kills};
     #[pymodule_export]
     use crate::queue::{QueueCore, wait_ready};
     #[pymodule_export]

@@ -2,13 +2,14 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
 
 use procession_shm::Session;
 use procession_shm::kinds::{self, KINDS};
 use procession_shm::processes::{Owner, Role, State};
 use procession_sys::clock::Deadline;
 use procession_sys::{ident, orphan};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -199,6 +200,37 @@ pub(crate) fn orphaned(pid: u32) -> PyResult<()> {
     orphan::tell(pid).map_err(errors::system)
 }
 
+/// Says that Ctrl-C has reached this process: its children leave it to this one to tell of it.
+#[pyfunction]
+pub(crate) fn note_interrupt() {
+    if let Some(session) = existing()
+        && let Some(slot) = session.current().and_then(|me| session.slot_of(me))
+    {
+        slot.note_interrupt();
+    }
+}
+
+/// Has Ctrl-C reached the process `pid` of this session lately?
+#[pyfunction]
+pub(crate) fn was_interrupted(pid: u32) -> bool {
+    const LATELY_MS: u32 = 2000;
+    existing().is_some_and(|session| {
+        session.slots().any(|(_, slot)| {
+            slot.pid.load(procession_shm::primitive::Ordering::Acquire) == pid
+                && slot.was_interrupted(LATELY_MS)
+        })
+    })
+}
+
+/// Runs pending signal handlers.
+pub(crate) fn check_signals(py: Python<'_>) -> PyResult<()> {
+    py.check_signals().inspect_err(|raised| {
+        if raised.is_instance_of::<PyKeyboardInterrupt>(py) {
+            note_interrupt();
+        }
+    })
+}
+
 /// Waits until the process behind a pidfd has ended.
 #[pyfunction]
 #[pyo3(signature = (pidfd, timeout))]
@@ -211,13 +243,18 @@ pub(crate) fn wait_exit(py: Python<'_>, pidfd: i32, timeout: Option<f64>) -> PyR
     poll_exit(py, pidfd, deadline)
 }
 
+const SLICE: Duration = Duration::from_millis(400);
+
 fn poll_exit(py: Python<'_>, pidfd: i32, deadline: Deadline) -> PyResult<bool> {
     loop {
+        // In slices: a signal that comes just before the system call does not interrupt it.
+        let slice = Deadline::after(Some(deadline.slice(SLICE)));
         match py.detach(|| {
-            procession_sys::poll::wait_readable(&crate::buffer::borrowed_fd(pidfd), deadline)
+            procession_sys::poll::wait_readable(&crate::buffer::borrowed_fd(pidfd), slice)
         }) {
-            Ok(ready) => return Ok(ready),
-            Err(procession_sys::Errno::INTR) => py.check_signals()?,
+            Ok(true) => return Ok(true),
+            Ok(false) if deadline.passed() => return Ok(false),
+            Ok(false) | Err(procession_sys::Errno::INTR) => check_signals(py)?,
             Err(e) => return Err(errors::system(e)),
         }
     }

@@ -1,7 +1,7 @@
 //! The parent's side of the engine's pool, as Python needs it: whole batches of items in one call.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use procession_engine::pool::{
     Action, Broken, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Pool,
@@ -497,10 +497,8 @@ impl PoolCore {
     }
 }
 
-/// Has the kernel's out-of-memory killer struck in this process's group since this was first asked?
+/// How often the kernel's out-of-memory killer has struck in this process's group, zero where that cannot be told.
 #[pyfunction]
-pub(crate) fn oom_killed() -> bool {
-    static FIRST: OnceLock<Option<u64>> = OnceLock::new();
-    let now = procession_sys::limits::oom_kills();
-    *FIRST.get_or_init(|| now) != now
+pub(crate) fn oom_kills() -> u64 {
+    procession_sys::limits::oom_kills().unwrap_or(0)
 }

@@ -429,7 +429,7 @@ fn wait_for_any(py: Python<'_>, objects: &[Bound<'_, PyAny>], deadline: Deadline
         procession_sys::poll::wait_any_readable(&fds, slice)
     });
     match polled {
-        Ok(_) | Err(procession_sys::Errno::INTR) => py.check_signals()?,
+        Ok(_) | Err(procession_sys::Errno::INTR) => crate::life::check_signals(py)?,
         Err(e) => return Err(errors::system(e)),
     }
     if let Some(session) = life::existing() {

@@ -8,7 +8,7 @@
 //! Freed blocks are used again in last-in-first-out order, because fresh pages cost fifty times as much as warm ones.
 
 use crate::crash_point;
-use crate::error::{Corrupt, ShmError};
+use crate::error::{Corrupt, ShmError, WaitError};
 use crate::extents::{BIG, Extent};
 use crate::guard::Txn;
 use crate::layout::{BLOCKS_PER_EXTENT, EXTENT, MIN_BLOCK};
@@ -16,6 +16,7 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::segment::Shared;
 use crate::session::Session;
+use crate::wait::Wait;
 
 /// Whose a block is, as one word: the kind in bits 32..40, flags above, a number below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,19 +140,38 @@ struct Place {
 impl Session {
     /// A block of at least `len` bytes with undefined contents, its start on 64 bytes (big ones: on a page).
     pub fn alloc(&'static self, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
+        self.alloc_in(self.header().arena_guard.lock(self)?, len, owner)
+    }
+
+    /// As [`Session::alloc`], giving up when `wait` does while another process is in the middle of a change.
+    pub(crate) fn alloc_within(
+        &'static self,
+        len: u64,
+        owner: BlockOwner,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64, WaitError> {
+        let txn = self.header().arena_guard.lock_within(self, wait)?;
+        Ok(self.alloc_in(txn, len, owner)?)
+    }
+
+    fn alloc_in(&'static self, txn: Txn<'_>, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
         if len > LARGEST_CLASS {
-            self.alloc_big(len, owner)
+            self.alloc_big(txn, len, owner)
         } else {
-            self.alloc_small(len, owner)
+            self.alloc_small(txn, len, owner)
         }
     }
 
-    fn alloc_small(&'static self, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
+    fn alloc_small(
+        &'static self,
+        mut txn: Txn<'_>,
+        len: u64,
+        owner: BlockOwner,
+    ) -> Result<u64, ShmError> {
         let class = class_of(len);
         let size = class_size(class);
         let header = self.header();
         let head = &header.class_heads[class];
-        let mut txn = header.arena_guard.lock(self)?;
         if head.load(Ordering::Relaxed) == 0 {
             let number = self.take_extents(&mut txn, 1, len)?;
             let extent = self.extent(number)?;
@@ -212,10 +232,14 @@ impl Session {
         Ok(self.geometry().extent(number) + u64::from(block) * size)
     }
 
-    fn alloc_big(&'static self, len: u64, owner: BlockOwner) -> Result<u64, ShmError> {
+    fn alloc_big(
+        &'static self,
+        mut txn: Txn<'_>,
+        len: u64,
+        owner: BlockOwner,
+    ) -> Result<u64, ShmError> {
         let count = u32::try_from(len.div_ceil(EXTENT)).map_err(|_| self.out_of_memory(len))?;
         let header = self.header();
-        let mut txn = header.arena_guard.lock(self)?;
         let number = self.take_extents(&mut txn, count, len)?;
         let extent = self.extent(number)?;
         txn.set(&extent.class, BIG);

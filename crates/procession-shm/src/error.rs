@@ -24,6 +24,21 @@ pub enum ShmError {
         /// Bytes that the session may take.
         budget: u64,
     },
+    /// The address space that the session got when it was made is used up, before its budget is.
+    #[error(
+        "out of shared memory: {wanted} bytes wanted, {used} of {reserved} in use (the session is that small because the address space of the process that made it was limited: raise RLIMIT_AS, `ulimit -v`)"
+    )]
+    OutOfAddressSpace {
+        /// Bytes asked for.
+        wanted: u64,
+        /// Bytes of the session that are taken.
+        used: u64,
+        /// Bytes that the session has.
+        reserved: u64,
+    },
+    /// Another process is in the middle of a change, and stopped there (or very slow). To be tried again.
+    #[error("another process was stopped in the middle of changing the session")]
+    Busy,
     /// All slots of a table are taken.
     #[error("too many {0} in one session (the limit is {1})")]
     TableFull(&'static str, u32),

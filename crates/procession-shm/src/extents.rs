@@ -123,11 +123,21 @@ impl Session {
     }
 
     pub(crate) fn out_of_memory(&self, wanted: u64) -> ShmError {
-        let header = self.header();
-        ShmError::OutOfMemory {
-            wanted,
-            used: header.bytes_used.load(Ordering::Relaxed),
-            budget: header.budget.load(Ordering::Relaxed),
+        let used = self.bytes_used();
+        let budget = self.header().budget.load(Ordering::Relaxed);
+        let reserved = u64::from(self.geometry().extents) * EXTENT;
+        if reserved < budget {
+            ShmError::OutOfAddressSpace {
+                wanted,
+                used,
+                reserved,
+            }
+        } else {
+            ShmError::OutOfMemory {
+                wanted,
+                used,
+                budget,
+            }
         }
     }
 
@@ -175,8 +185,11 @@ impl Session {
 
     /// Gives the pages of all free extents back to the system.
     pub fn trim(&'static self) -> Result<(), ShmError> {
+        self.trim_in(self.header().arena_guard.lock(self)?)
+    }
+
+    fn trim_in(&'static self, mut txn: Txn<'_>) -> Result<(), ShmError> {
         let header = self.header();
-        let mut txn = header.arena_guard.lock(self)?;
         for class in &header.class_heads {
             let head = class.load(Ordering::Relaxed);
             if head == 0 {
@@ -230,8 +243,12 @@ impl Session {
     pub(crate) fn trim_if_idle(&'static self) -> Result<(), ShmError> {
         let header = self.header();
         let idle = now_ns().saturating_sub(header.last_free_ns.load(Ordering::Relaxed));
-        if header.extents_warm.load(Ordering::Relaxed) > 32 && idle > 2_000_000_000 {
-            self.trim()?;
+        // Not waiting for the guard: whoever waits has a deadline, and the guard's holder may be stopped.
+        if header.extents_warm.load(Ordering::Relaxed) > 32
+            && idle > 2_000_000_000
+            && let Some(txn) = header.arena_guard.try_lock(self)?
+        {
+            self.trim_in(txn)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Compiled out unless the feature `fault` is on. A process that has armed a point (with `arm`, or through the variable
 //! `PROCESSION_CRASH_AT=name[:n]`, the n-th time it is passed) kills itself there with SIGKILL: no destructor, no handler.
+//! With `arm_stop` it stops itself there instead, as a debugger would, until somebody lets it go on.
 
 /// Dies here if the named point is armed. Every step of a shared-memory protocol has one.
 #[macro_export]
@@ -20,12 +21,20 @@ mod armed {
     static ANY: AtomicBool = AtomicBool::new(false);
     static POINT: Mutex<Option<(String, u32)>> = Mutex::new(None);
     static SEEN: Mutex<Vec<(&'static str, u32)>> = Mutex::new(Vec::new());
+    /// What is done at the armed point: stopping, or else dying.
+    static STOP: AtomicBool = AtomicBool::new(false);
     static RECORD: AtomicBool = AtomicBool::new(false);
 
     /// Arms a point of this process: the `n`-th pass (from 1) kills it.
     pub fn arm(name: &str, n: u32) {
         *POINT.lock().unwrap() = Some((name.to_owned(), n.max(1)));
         ANY.store(true, Ordering::SeqCst);
+    }
+
+    /// Arms a point of this process: the `n`-th pass stops it.
+    pub fn arm_stop(name: &str, n: u32) {
+        STOP.store(true, Ordering::SeqCst);
+        arm(name, n);
     }
 
     /// Arms what the environment asks for.
@@ -67,7 +76,14 @@ mod armed {
             && armed == name
         {
             *n -= 1;
-            if *n == 0 {
+            if *n > 0 {
+                return;
+            }
+            *point = None;
+            drop(point);
+            if STOP.load(Ordering::SeqCst) {
+                procession_sys::process::stop_self();
+            } else {
                 procession_sys::process::kill_self();
             }
         }
@@ -75,4 +91,4 @@ mod armed {
 }
 
 #[cfg(feature = "fault")]
-pub use armed::{arm, arm_from_env, pass, passed, record};
+pub use armed::{arm, arm_from_env, arm_stop, pass, passed, record};

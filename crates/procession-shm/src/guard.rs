@@ -116,6 +116,24 @@ impl Guard {
         }
     }
 
+    /// Enters the section if that is possible soon. For what can be put off: the guard's holder may be stopped by a debugger.
+    pub fn lock_soon(
+        &'static self,
+        session: &'static Session,
+    ) -> Result<Option<Txn<'static>>, Corrupt> {
+        for _ in 0..SPINS {
+            if let Some(txn) = self.try_lock(session)? {
+                return Ok(Some(txn));
+            }
+            std::hint::spin_loop();
+        }
+        match self.mutex.lock_for(SOON) {
+            Acquired::Clean => Ok(Some(self.enter(session))),
+            Acquired::Busy => Ok(None),
+            other => self.exceptional(session, other).map(Some),
+        }
+    }
+
     /// After an attempt in vain: an error once there was nobody to wait for `most` times in a row.
     #[cold]
     fn expect_holder(&self, vain: &mut u32, most: u32) -> Result<(), Corrupt> {
@@ -188,6 +206,9 @@ impl Guard {
         Ok(())
     }
 }
+
+/// Many times what a section takes, even if its process has to wait for a processor meanwhile.
+const SOON: Duration = Duration::from_millis(20);
 
 /// Tries before sleeping in the kernel: longer than the usual section, shorter than a wake-up.
 const SPINS: u32 = 100;

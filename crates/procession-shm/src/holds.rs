@@ -157,16 +157,24 @@ impl Session {
         Ok(())
     }
 
-    /// Takes all holds of a process back. `abnormal` tells the objects that their holder died.
+    /// Takes all holds of a process back. `abnormal` tells the objects that their holder died. `Busy` if some objects could
+    /// not be told, whose holds are left then.
     pub(crate) fn drop_holds(&'static self, of: Owner, abnormal: bool) -> Result<(), ShmError> {
         let me = self.me()?;
+        let mut busy = false;
         for (index, entry) in self.entries() {
             let hold = self.hold_record(of.slot(), index)?;
             if hold.flags.load(Ordering::Acquire) == 0 {
                 continue;
             }
             if abnormal && let Some(kind) = entry.kind() {
-                (self.kind(kind)?.died)(self, index, entry, of)?;
+                match (self.kind(kind)?.died)(self, index, entry, of) {
+                    Err(ShmError::Busy) => {
+                        busy = true;
+                        continue;
+                    }
+                    told => told?,
+                }
                 crash_point!("recover.told");
             }
             let mut txn = self.header().objects_guard.lock(self)?;
@@ -180,6 +188,6 @@ impl Session {
                 self.destroy(index)?;
             }
         }
-        Ok(())
+        if busy { Err(ShmError::Busy) } else { Ok(()) }
     }
 }

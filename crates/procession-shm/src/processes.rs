@@ -37,7 +37,8 @@ pub struct Slot {
     raw_fork: AtomicU32,
     /// 1 once the member has all that it was started with.
     settled: AtomicU32,
-    spare: AtomicU32,
+    /// When the member was last interrupted by Ctrl-C (monotonic milliseconds, never 0); 0 for never.
+    interrupted_ms: AtomicU32,
     /// When the slot was reserved (monotonic nanoseconds).
     pub since_ns: AtomicU64,
     /// Tasks finished, for a worker.
@@ -93,6 +94,17 @@ impl Slot {
     /// Says that the member has all that it was started with.
     pub fn settle(&self) {
         self.settled.store(1, Ordering::Release);
+    }
+
+    /// Says that Ctrl-C has reached the member.
+    pub fn note_interrupt(&self) {
+        self.interrupted_ms.store(now_ms(), Ordering::Release);
+    }
+
+    /// Has Ctrl-C reached the member within the last so many milliseconds?
+    pub fn was_interrupted(&self, within_ms: u32) -> bool {
+        let at = self.interrupted_ms.load(Ordering::Acquire);
+        at != 0 && now_ms().wrapping_sub(at) <= within_ms
     }
 
     /// Has the member all that it was started with?
@@ -157,6 +169,10 @@ impl Slot {
             }
         }
     }
+}
+
+fn now_ms() -> u32 {
+    (now_ns() / 1_000_000) as u32 | 1
 }
 
 impl Session {
@@ -247,6 +263,7 @@ impl Session {
             .init()
             .map_err(ShmError::system("initialize a mutex"))?;
         slot.settled.store(0, Ordering::Relaxed);
+        slot.interrupted_ms.store(0, Ordering::Relaxed);
         slot.pid.store(0, Ordering::Relaxed);
         slot.start_time.store(0, Ordering::Relaxed);
         slot.life_thread.store(0, Ordering::Relaxed);

@@ -43,7 +43,8 @@ impl Session {
         Ok(())
     }
 
-    /// Recovers what dead members held, now. Returns at once if somebody else is at it.
+    /// Recovers what dead members held, now. Returns at once if somebody else is at it, or if something has to be put off
+    /// until a process that is stopped in the middle of a change goes on: whoever looks next tries again.
     pub fn recover_now(&'static self) -> Result<(), ShmError> {
         let me = self.me()?;
         let header = self.header();
@@ -73,19 +74,27 @@ impl Session {
             }
             self.settle_guards()?;
             crash_point!("recover.settled");
+            let mut put_off = false;
             for (number, slot) in self.slots() {
                 if slot.state() != State::Dying || number == me.slot() {
                     continue;
                 }
-                match self.owner_in(number) {
-                    Some(dead) => self.bury(dead, slot)?,
-                    None => slot.state.store(State::Free as u64, Ordering::Release),
+                let Some(dead) = self.owner_in(number) else {
+                    slot.state.store(State::Free as u64, Ordering::Release);
+                    continue;
+                };
+                match self.bury(dead, slot) {
+                    Err(ShmError::Busy) => put_off = true,
+                    buried => buried?,
                 }
             }
             // What a section had moved away from its dead owner is the owner's again since it was undone.
             self.free_blocks_of_the_dead()?;
             header.rollbacks_seen.store(rollbacks, Ordering::SeqCst);
             self.wake_everybody()?;
+            if put_off {
+                return Ok(());
+            }
         }
     }
 

@@ -54,8 +54,13 @@ impl Session {
         budget: Option<u64>,
     ) -> Result<&'static Self, ShmError> {
         let geometry = Geometry::fitting(limits::address_space());
+        let what = if limits::address_space().is_some() {
+            "create the session's shared memory (the address space is limited: raise RLIMIT_AS, `ulimit -v`)"
+        } else {
+            "create the session's shared memory"
+        };
         let memory = SharedMemory::create(MEMORY_NAME, geometry.total() as usize)
-            .map_err(ShmError::system("create the session's shared memory"))?;
+            .map_err(ShmError::system(what))?;
         let segment = Segment::new(memory);
         let header: &'static Header = segment.at(0)?;
         header.version.store(VERSION, Ordering::Relaxed);

@@ -112,23 +112,32 @@ impl<'a> Wait<'a> {
         gate: &Gate,
         mut ready: impl FnMut() -> Result<Option<T>, WaitError>,
     ) -> Result<T, WaitError> {
-        if let Some(value) = ready()? {
+        self.attempt(gate, |_| ready())
+    }
+
+    /// As [`Wait::until`], for attempts that may have to wait for a guard meanwhile ([`crate::guard::Guard::lock_within`]).
+    pub fn attempt<T>(
+        &mut self,
+        gate: &Gate,
+        mut ready: impl FnMut(&mut Self) -> Result<Option<T>, WaitError>,
+    ) -> Result<T, WaitError> {
+        if let Some(value) = ready(self)? {
             return Ok(value);
         }
         if self.deadline.is_now() {
             return Err(WaitError::TimedOut);
         }
-        if let Some(value) = spin(&mut ready)? {
+        if let Some(value) = spin(&mut || ready(self))? {
             return Ok(value);
         }
         let _shown = self.session.show_wait(self.shown.0, self.shown.1);
         loop {
             let seq = gate.prepare();
-            if let Some(value) = ready()? {
+            if let Some(value) = ready(self)? {
                 return Ok(value);
             }
             let slept = futex::wait(gate.word(), seq, self.deadline.slice(self.slice));
-            if let Some(value) = ready()? {
+            if let Some(value) = ready(self)? {
                 return Ok(value);
             }
             match slept {

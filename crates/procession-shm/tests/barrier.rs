@@ -29,7 +29,10 @@ fn a_reset_is_no_break() {
     // Late: the next round has passed before the first one looks.
     let (second, third) = (arrive(&barrier), arrive(&barrier));
     assert!(third.last);
-    barrier.open(third).unwrap().unwrap();
+    barrier
+        .open(third, Deadline::NEVER, &mut || true)
+        .unwrap()
+        .unwrap();
     assert_eq!(outcome(&barrier, first), Err(Broken));
     assert_eq!(outcome(&barrier, second), Ok(()));
     assert!(!barrier.is_broken());
@@ -39,7 +42,10 @@ fn a_reset_is_no_break() {
 fn an_opened_round_stays_opened_whatever_comes() {
     let barrier = barrier(2);
     let (first, second) = (arrive(&barrier), arrive(&barrier));
-    barrier.open(second).unwrap().unwrap();
+    barrier
+        .open(second, Deadline::NEVER, &mut || true)
+        .unwrap()
+        .unwrap();
     for _ in 0..5 {
         barrier.reset().unwrap();
     }

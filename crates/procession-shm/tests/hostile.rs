@@ -285,7 +285,10 @@ fn use_object(session: &'static Session, handle: Handle) {
         event.clear();
     } else if let Ok(barrier) = Barrier::of(handle.clone()) {
         if let Ok(Ok(arrival)) = barrier.arrive(NOW, &mut calm) {
-            let _ = (barrier.open(arrival), barrier.wait(arrival, NOW, &mut calm));
+            let _ = (
+                barrier.open(arrival, NOW, &mut || true),
+                barrier.wait(arrival, NOW, &mut calm),
+            );
         }
         let _ = (barrier.abort(), barrier.reset());
     } else if let Ok(map) = Map::of(handle.clone()) {

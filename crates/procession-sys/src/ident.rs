@@ -32,11 +32,13 @@ impl ProcessId {
     /// Is this very process still running? A zombie is not: it will never do anything again.
     pub fn is_alive(self) -> bool {
         match stat(self.pid) {
-            Some((state, start)) => {
+            Ok(Some((state, start))) => {
                 (self.start_time == 0 || start == self.start_time)
                     && !matches!(state, 'Z' | 'X' | 'x')
             }
-            None => false,
+            Ok(None) => false,
+            // No descriptor is free, say. Taken for dead, a process that lives would lose all that it has.
+            Err(_) => true,
         }
     }
 }
@@ -55,15 +57,24 @@ pub fn parent_pid() -> u32 {
 }
 
 fn start_time(pid: u32) -> Option<u64> {
-    stat(pid).map(|s| s.1)
+    stat(pid).ok().flatten().map(|s| s.1)
 }
 
-fn stat(pid: u32) -> Option<(char, u64)> {
-    let stat = procfs::process::Process::new(i32::try_from(pid).ok()?)
-        .ok()?
-        .stat()
-        .ok()?;
-    Some((stat.state, stat.starttime))
+/// State and start time; `None` if there is no such process, an error if that cannot be told.
+fn stat(pid: u32) -> Result<Option<(char, u64)>, procfs::ProcError> {
+    let Ok(pid) = i32::try_from(pid) else {
+        return Ok(None);
+    };
+    match procfs::process::Process::new(pid).and_then(|p| p.stat()) {
+        Ok(stat) => Ok(Some((stat.state, stat.starttime))),
+        Err(procfs::ProcError::NotFound(_)) => Ok(None),
+        Err(procfs::ProcError::Io(error, _))
+            if error.raw_os_error() == Some(crate::Errno::SRCH.raw_os_error()) =>
+        {
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
 }
 
 #[cfg(test)]

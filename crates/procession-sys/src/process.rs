@@ -87,6 +87,13 @@ pub fn kill_self() -> ! {
     }
 }
 
+/// Stops this process at this very instruction, until somebody lets it go on.
+pub fn stop_self() {
+    // To this very thread: sent to the process, another thread might take it, and this one go on for a while.
+    // SAFETY: a call without pointers; the signal has no handler.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -35,6 +35,10 @@ pub(super) struct Inner {
     pub(super) retry_later: Vec<(JobId, u64)>,
     pub(super) actions: VecDeque<Action>,
     pub(super) processes: HashMap<WorkerId, (Option<Owner>, u32)>,
+    /// Workers whose processes have ended, while what they were running could not be looked up.
+    pub(super) exits: Vec<(WorkerId, Option<i32>)>,
+    /// Was the last look cut short?
+    pub(super) behind: bool,
     /// The board's event count at the last look.
     pub(super) seen: u64,
     /// When to look for time limits and lost workers again.
@@ -75,6 +79,8 @@ impl Pool {
             retry_later: Vec::new(),
             actions: VecDeque::new(),
             processes: HashMap::new(),
+            exits: Vec::new(),
+            behind: false,
             seen: board.events(),
             look_at: 0,
         };

@@ -19,6 +19,7 @@ impl Pool {
     /// call below.
     pub fn poll(&self, now_ns: u64) -> Result<Vec<Action>, PoolError> {
         let mut inner = self.lock()?;
+        inner.settle_exits()?;
         inner.look_around()?;
         inner.enforce_limits(now_ns)?;
         inner.tell(Event::Tick { now_ns })?;
@@ -26,6 +27,10 @@ impl Pool {
             inner.retry(job, item)?;
         }
         inner.free_closing()?;
+        if inner.machine.phase() >= Phase::Leaving {
+            // Again, should somebody have been stopped with the board in hand.
+            inner.stop_jobs()?;
+        }
         if inner.machine.phase() == Phase::Closing && inner.all_done()? {
             inner.tell(Event::AllDone)?;
         }
@@ -55,10 +60,8 @@ impl Pool {
     /// A worker's process has ended: its exit code, or the negative signal.
     pub fn worker_exited(&self, id: WorkerId, exit: Option<i32>) -> Result<(), PoolError> {
         let mut inner = self.lock()?;
-        self.board.bury_worker(id.0)?;
-        inner.look_around()?;
-        inner.tell(Event::Exited { worker: id, exit })?;
-        inner.processes.remove(&id);
+        inner.exits.push((id, exit));
+        inner.settle_exits()?;
         drop(inner);
         self.board.nudge();
         Ok(())
@@ -136,22 +139,44 @@ impl Inner {
     /// Workers leave; where items are still waiting, they will not be run.
     fn end(&mut self) -> Result<(), PoolError> {
         self.board.end();
-        for job in self.jobs.values_mut() {
-            job.owned.stop()?;
-        }
+        self.stop_jobs()?;
         for (job, item) in std::mem::take(&mut self.retry_later) {
             self.give_up(job, item, super::Failure::Terminated)?;
         }
         Ok(())
     }
 
-    /// Takes in which workers have come and gone.
-    pub(super) fn look_around(&mut self) -> Result<(), PoolError> {
+    fn stop_jobs(&mut self) -> Result<(), PoolError> {
+        for job in self.jobs.values_mut() {
+            job.owned.stop()?;
+        }
+        Ok(())
+    }
+
+    /// Takes in which workers' processes have ended, each once it is known what it was running.
+    fn settle_exits(&mut self) -> Result<(), PoolError> {
+        for (worker, exit) in std::mem::take(&mut self.exits) {
+            if self.board.bury_worker(worker.0)? && self.look_around()? {
+                self.tell(Event::Exited { worker, exit })?;
+                self.processes.remove(&worker);
+            } else {
+                self.exits.push((worker, exit));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in which workers have come and gone. False if that has to be tried again, as somebody is stopped who has the
+    /// board in hand.
+    pub(super) fn look_around(&mut self) -> Result<bool, PoolError> {
         let now = now_ns();
         let events = self.board.events();
-        if events == self.seen && now < self.look_at {
-            return Ok(());
+        if events == self.seen && now < self.look_at && !self.behind {
+            return Ok(true);
         }
+        // Tried again at the next look, and not at once.
+        self.seen = events;
+        self.behind = true;
         let session = self.board.session();
         session.sweep()?;
         let seated: Vec<_> = self.board.seated().collect();
@@ -160,11 +185,15 @@ impl Inner {
                 self.tell(Event::Up(WorkerId(worker.worker)))?;
             }
             // One that said goodbye to the session in the middle of a task is nobody's dead.
-            if worker.owner.is_none_or(|owner| !session.is_alive(owner)) {
-                self.board.bury_worker(worker.worker)?;
+            if worker.owner.is_none_or(|owner| !session.is_alive(owner))
+                && !self.board.bury_worker(worker.worker)?
+            {
+                return Ok(false);
             }
         }
-        let departed = self.board.departed()?;
+        let Some(departed) = self.board.departed()? else {
+            return Ok(false);
+        };
         for gone in &departed {
             let worker = WorkerId(gone.worker);
             if gone.was_up {
@@ -190,8 +219,8 @@ impl Inner {
                 job.owned.recount()?;
             }
         }
-        self.seen = events;
-        Ok(())
+        self.behind = false;
+        Ok(true)
     }
 
     /// Condemns the workers whose items have run for too long.

@@ -54,7 +54,11 @@ pub(crate) fn run_worker() {
     #[cfg(feature = "fault")]
     if let Some(point) = words.next() {
         let (name, n) = point.rsplit_once(':').unwrap();
-        procession_shm::fault::arm(name, n.parse().unwrap());
+        let n = n.parse().unwrap();
+        match name.strip_prefix("stop:") {
+            Some(name) => procession_shm::fault::arm_stop(name, n),
+            None => procession_shm::fault::arm(name, n),
+        }
     }
     let mut worker = Worker::join(board, WorkerId(id)).unwrap();
     while let Some(mut task) = worker.next(&mut || true).unwrap() {
@@ -120,7 +124,7 @@ pub(crate) struct Front {
     pub(crate) exits: Vec<i32>,
     /// Workers end while they start.
     pub(crate) start_fails: bool,
-    /// Where the next worker dies.
+    /// Where the next worker dies, or is stopped (after "stop:").
     pub(crate) crash_at: Option<String>,
     pub(crate) ended: bool,
 }

@@ -32,6 +32,22 @@ impl BarrierCore {
         all.remove(&this_thread())
             .ok_or_else(|| PyRuntimeError::new_err("this thread has not arrived"))
     }
+
+    /// Did the barrier open? Who goes without an answer breaks it.
+    fn settled(
+        barrier: &Barrier,
+        arrival: Arrival,
+        passed: PyResult<Result<Result<(), Broken>, WaitError>>,
+    ) -> PyResult<bool> {
+        if let Ok(Ok(passed)) = passed {
+            return Ok(passed.is_ok());
+        }
+        barrier.give_up(arrival).map_err(errors::shm)?;
+        match passed? {
+            Err(error) if !matches!(error, WaitError::TimedOut) => Err(errors::wait(error)),
+            _ => Ok(false),
+        }
+    }
 }
 
 #[pymethods]
@@ -61,12 +77,12 @@ impl BarrierCore {
     }
 
     /// The last party lets the others go on; false if the barrier broke meanwhile.
-    fn _open(&self) -> PyResult<bool> {
-        Ok(self
-            .barrier()?
-            .open(self.arrival()?)
-            .map_err(errors::shm)?
-            .is_ok())
+    #[pyo3(signature = (timeout=None))]
+    fn _open(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let (barrier, arrival) = (self.barrier()?, self.arrival()?);
+        let deadline = enter::after(timeout);
+        let opened = enter::blocking(py, |check| barrier.open(arrival, deadline, check));
+        Self::settled(barrier, arrival, opened)
     }
 
     /// Waits for the last party: true when open, false when broken. Who cannot wait any longer breaks it.
@@ -74,16 +90,8 @@ impl BarrierCore {
     fn _wait_open(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let (barrier, arrival) = (self.barrier()?, self.arrival()?);
         let deadline = enter::after(timeout);
-        match enter::blocking(py, |check| barrier.wait(arrival, deadline, check)) {
-            Ok(Ok(passed)) => Ok(passed.is_ok()),
-            other => {
-                barrier.give_up(arrival).map_err(errors::shm)?;
-                match other? {
-                    Err(error) if !matches!(error, WaitError::TimedOut) => Err(errors::wait(error)),
-                    _ => Ok(false),
-                }
-            }
-        }
+        let passed = enter::blocking(py, |check| barrier.wait(arrival, deadline, check));
+        Self::settled(barrier, arrival, passed)
     }
 
     /// Break the barrier.

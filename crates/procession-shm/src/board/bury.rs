@@ -52,26 +52,32 @@ pub(super) fn died(
 }
 
 impl Board {
-    /// The worker that sat down as `worker` has ended: what it had in hand has died, the rest goes to others.
-    pub fn bury_worker(&self, worker: u64) -> Result<(), ShmError> {
+    /// The worker that sat down as `worker` has ended: what it had in hand has died, the rest goes to others. False if that
+    /// has to be tried again, as somebody else has the board and is stopped.
+    pub fn bury_worker(&self, worker: u64) -> Result<bool, ShmError> {
         for (number, ledger) in self.body.all_ledgers(self.session()) {
             if ledger.worker.load(Ordering::Acquire) == worker
                 && ledger.state.load(Ordering::Acquire) == LIVE
             {
-                self.bury(number)?;
+                match self.bury(number) {
+                    Err(ShmError::Busy) => return Ok(false),
+                    other => other?,
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn bury(&self, number: u32) -> Result<(), ShmError> {
         bury(self.session(), self.body, self.index(), number)
     }
 
-    /// The workers that have gone since the last call.
-    pub fn departed(&self) -> Result<Vec<Departed>, ShmError> {
+    /// The workers that have gone since the last call; `None` if somebody else has the board and is stopped.
+    pub fn departed(&self) -> Result<Option<Vec<Departed>>, ShmError> {
         let mut all = Vec::new();
-        let mut txn = self.lock()?;
+        let Some(mut txn) = self.lock_soon()? else {
+            return Ok(None);
+        };
         for (_, ledger) in self.body.all_ledgers(self.session()) {
             if ledger.state.load(Ordering::Relaxed) != GONE {
                 continue;
@@ -96,7 +102,7 @@ impl Board {
             txn.checkpoint();
         }
         txn.commit();
-        Ok(all)
+        Ok(Some(all))
     }
 }
 
@@ -109,7 +115,7 @@ fn bury(
     number: u32,
 ) -> Result<(), ShmError> {
     let ledger = body.ledger(session, number)?;
-    let mut txn = body.lock(session)?;
+    let mut txn = body.lock_soon(session)?.ok_or(ShmError::Busy)?;
     if ledger.state.load(Ordering::Relaxed) != LIVE {
         return Ok(());
     }

@@ -241,13 +241,16 @@ impl OwnedJob {
         Ok(failed.is_ok())
     }
 
-    /// Has an item run again whose worker died. False if the list of such items is full: try again later.
+    /// Has an item run again whose worker died. False if the list of such items is full, or somebody else
+    /// has the board and is stopped: try again later.
     pub fn retry(&mut self, item: u64) -> Result<bool, ShmError> {
         let body = self.board.body;
         let Some(cell) = self.uncollected(item)? else {
             return Ok(true);
         };
-        let mut txn = self.board.lock()?;
+        let Some(mut txn) = self.board.lock_soon()? else {
+            return Ok(false);
+        };
         let count = body.requeued.load(Ordering::Relaxed);
         if count >= REQUEUE as u64 {
             return Ok(false);

@@ -170,16 +170,33 @@ impl Board {
     fn lock(&self) -> Result<Txn<'static>, ShmError> {
         self.body.lock(self.session())
     }
+
+    fn lock_soon(&self) -> Result<Option<Txn<'static>>, ShmError> {
+        self.body.lock_soon(self.session())
+    }
 }
 
 impl BoardBody {
     /// Enters the board's section; if its last owner died in there, everybody looks again.
     fn lock(&'static self, session: &'static Session) -> Result<Txn<'static>, ShmError> {
         let txn = self.guard.lock(session)?;
+        Ok(self.entered(txn))
+    }
+
+    /// As [`BoardBody::lock`], for what can be put off.
+    fn lock_soon(
+        &'static self,
+        session: &'static Session,
+    ) -> Result<Option<Txn<'static>>, ShmError> {
+        let txn = self.guard.lock_soon(session)?;
+        Ok(txn.map(|txn| self.entered(txn)))
+    }
+
+    fn entered(&'static self, txn: Txn<'static>) -> Txn<'static> {
         if txn.recovered() {
             self.wake_all();
         }
-        Ok(txn)
+        txn
     }
 
     /// The ledger with this number.

@@ -51,6 +51,8 @@ pub struct OwnedJob {
     /// Items that workers have been told of.
     published: u64,
     pub(super) sealed: bool,
+    /// Is nothing of it started any more?
+    pub(super) stopped: bool,
     pub(super) collected: u64,
     /// The next item to collect in order.
     pub(super) next: u64,
@@ -150,6 +152,7 @@ impl Board {
             fed: 0,
             published: 0,
             sealed: false,
+            stopped: false,
             collected: 0,
             next: 0,
             prefix: 0,

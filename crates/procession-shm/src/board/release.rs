@@ -20,7 +20,9 @@ impl OwnedJob {
         let session = self.board.session();
         let in_use: Vec<u64> = {
             // Under the guard, so that no range is on its way from one ledger to another.
-            let _section = self.board.lock()?;
+            let Some(_section) = self.board.lock_soon()? else {
+                return Ok(());
+            };
             self.ledgers_here()
                 .map(|l| self.shape.chunk(l.first.load(Ordering::Relaxed)))
                 .collect()
@@ -48,12 +50,19 @@ impl OwnedJob {
             .filter(|l| l.job.load(Ordering::Acquire) == self.id.word())
     }
 
-    /// Nothing of the job is started any more: its queued items are cancelled.
-    pub fn stop(&mut self) -> Result<(), ShmError> {
+    /// Nothing of the job is started any more: its queued items are cancelled. False if that has to be tried again, as
+    /// somebody else has the board and is stopped.
+    pub fn stop(&mut self) -> Result<bool, ShmError> {
+        if self.stopped {
+            return Ok(true);
+        }
         self.seal();
         self.slot.closing.store(1, Ordering::SeqCst);
         let session = self.board.session();
-        let mut txn = self.board.lock()?;
+        let Some(mut txn) = self.board.lock_soon()? else {
+            return Ok(false);
+        };
+        self.stopped = true;
         txn.set(&self.slot.cursor, self.fed);
         txn.checkpoint();
         for (_, ledger) in self.board.body.all_ledgers(session) {
@@ -86,15 +95,20 @@ impl OwnedJob {
         for item in cancelled {
             self.settled(item);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Gives everything back if nobody works on the job any more; what is not collected is lost. Otherwise false: call
-    /// again later. [`OwnedJob::stop`] comes first.
+    /// Stops the job, and gives everything back if nobody works on it any more; what is not collected is lost. Otherwise
+    /// false: call again later.
     pub fn try_free(&mut self) -> Result<bool, ShmError> {
         let session = self.board.session();
+        if !self.stop()? {
+            return Ok(false);
+        }
         {
-            let _section = self.board.lock()?;
+            let Some(_section) = self.board.lock_soon()? else {
+                return Ok(false);
+            };
             if self.ledgers_here().next().is_some() {
                 return Ok(false);
             }

@@ -129,7 +129,7 @@ fn run_many(items: u64, as_finished: bool) {
             }
         }
         assert_eq!(ran.load(SeqCst), items);
-        job.stop().unwrap();
+        assert!(job.stop().unwrap());
         while !job.try_free().unwrap() {
             std::thread::yield_now();
         }
@@ -168,13 +168,13 @@ fn a_buried_worker_loses_exactly_the_item_in_hand() {
     seat.finish(0, Message::new(b"a")).unwrap();
     assert_eq!(next(&mut seat).unwrap().item, 1);
     // As if its process had been killed here.
-    board.bury_worker(1).unwrap();
+    assert!(board.bury_worker(1).unwrap());
     std::mem::forget(seat);
-    let gone = board.departed().unwrap();
+    let gone = board.departed().unwrap().unwrap();
     assert_eq!(gone.len(), 1);
     assert_eq!(gone[0].died, Some((job.id(), 1)));
     assert_eq!((gone[0].worker, gone[0].tasks), (1, 1));
-    assert!(board.departed().unwrap().is_empty());
+    assert!(board.departed().unwrap().unwrap().is_empty());
     assert!(job.fail(1).unwrap());
     // The rest is taken up by another one, which also gets the seat if there is no other.
     let mut seat = board.sit_down(2).unwrap().unwrap();
@@ -225,9 +225,12 @@ fn a_died_item_can_be_run_again_with_its_arguments() {
         session().segment().write(copy, b"BROKEN").unwrap();
         session().free_block(copy).unwrap();
         if attempt < 3 {
-            board.bury_worker(attempt).unwrap();
+            assert!(board.bury_worker(attempt).unwrap());
             std::mem::forget(seat);
-            assert_eq!(board.departed().unwrap()[0].died, Some((job.id(), 0)));
+            assert_eq!(
+                board.departed().unwrap().unwrap()[0].died,
+                Some((job.id(), 0))
+            );
             assert!(job.retry(0).unwrap());
         } else {
             seat.finish(1, Message::new(b"at last")).unwrap();
@@ -296,9 +299,9 @@ fn a_condemned_worker_starts_nothing_else() {
     assert_eq!(board.condemn(job.id(), 0).unwrap().worker, 9);
     seat.finish(0, Message::default()).unwrap();
     assert!(matches!(seat.try_next().unwrap(), Next::Condemned));
-    board.bury_worker(9).unwrap();
+    assert!(board.bury_worker(9).unwrap());
     std::mem::forget(seat);
-    assert_eq!(board.departed().unwrap()[0].died, None);
+    assert_eq!(board.departed().unwrap().unwrap()[0].died, None);
     let mut seat = board.sit_down(10).unwrap().unwrap();
     let mut left = 0;
     while next(&mut seat).is_some() {
@@ -427,7 +430,7 @@ fn results_do_not_go_to_a_chunk_that_was_at_the_same_place_before() {
         for at in others {
             session().free_block(at).unwrap();
         }
-        job.stop().unwrap();
+        assert!(job.stop().unwrap());
         assert!(job.try_free().unwrap());
     }
 }

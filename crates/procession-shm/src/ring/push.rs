@@ -32,7 +32,7 @@ impl Port<'_> {
         let session = self.session();
         let mine = BlockOwner::process(session.me()?);
         let len = message.len() as u64;
-        let bytes = session.alloc(len, mine)?;
+        let bytes = session.alloc_within(len, mine, wait)?;
         message.write(session, bytes)?;
         crash_point!("ring.push.copied");
         let bound = match message.block {
@@ -90,7 +90,7 @@ impl Port<'_> {
         let tail = body.tail.load(Ordering::Relaxed);
         let extra = if message.block.is_some() { 8 } else { 0 };
         let record = (RECORD + extra + message.len() as u64).next_multiple_of(8);
-        let (segment, at) = self.make_room(&mut txn, tail, record)?;
+        let (segment, at) = self.make_room(&mut txn, tail, record, wait)?;
         crash_point!("ring.push.room");
         let base = segment + RECORDS + at;
         let memory = session.segment();
@@ -135,11 +135,17 @@ impl Port<'_> {
 
     /// A place for a record of `record` bytes: (segment, offset of the record in it).
     #[inline]
-    fn make_room(&self, txn: &mut Txn<'_>, tail: u64, record: u64) -> Result<(u64, u64), ShmError> {
+    fn make_room(
+        &self,
+        txn: &mut Txn<'_>,
+        tail: u64,
+        record: u64,
+        wait: &mut Wait<'_>,
+    ) -> Result<(u64, u64), WaitError> {
         let (session, body) = (self.session(), self.body);
         let segment = body.tail_segment.load(Ordering::Relaxed);
         if segment == 0 {
-            return self.first_segment(txn, record);
+            return self.first_segment(txn, record, wait);
         }
         let size = session
             .block_size(segment)?
@@ -167,13 +173,18 @@ impl Port<'_> {
         } else if mark - at > need {
             return Ok((segment, at));
         }
-        self.next_segment(txn, segment, size, at, record)
+        self.next_segment(txn, (segment, size, at), record, wait)
     }
 
     #[cold]
-    fn first_segment(&self, txn: &mut Txn<'_>, record: u64) -> Result<(u64, u64), ShmError> {
+    fn first_segment(
+        &self,
+        txn: &mut Txn<'_>,
+        record: u64,
+        wait: &mut Wait<'_>,
+    ) -> Result<(u64, u64), WaitError> {
         let body = self.body;
-        let segment = self.new_segment(FIRST_SEGMENT.max(record + RECORDS + 2 * RECORD))?;
+        let segment = self.new_segment(FIRST_SEGMENT.max(record + RECORDS + 2 * RECORD), wait)?;
         crash_point!("ring.first.allocated");
         txn.set(&self.session().block(segment)?.owner, self.owner.word());
         txn.set(&body.tail_segment, segment);
@@ -186,14 +197,13 @@ impl Port<'_> {
     fn next_segment(
         &self,
         txn: &mut Txn<'_>,
-        old: u64,
-        size: u64,
-        at: u64,
+        (old, size, at): (u64, u64, u64),
         record: u64,
-    ) -> Result<(u64, u64), ShmError> {
+        wait: &mut Wait<'_>,
+    ) -> Result<(u64, u64), WaitError> {
         let session = self.session();
         let double = ((size + RECORDS) * 2).min(LAST_SEGMENT);
-        let segment = self.new_segment(double.max(record + RECORDS + 2 * RECORD))?;
+        let segment = self.new_segment(double.max(record + RECORDS + 2 * RECORD), wait)?;
         crash_point!("ring.grow.allocated");
         txn.set(&session.block(segment)?.owner, self.owner.word());
         txn.set(&self.body.tail_segment, segment);
@@ -210,9 +220,9 @@ impl Port<'_> {
         Ok((segment, 0))
     }
 
-    fn new_segment(&self, len: u64) -> Result<u64, ShmError> {
+    fn new_segment(&self, len: u64, wait: &mut Wait<'_>) -> Result<u64, WaitError> {
         let session = self.session();
-        let segment = session.alloc(len, BlockOwner::process(session.me()?))?;
+        let segment = session.alloc_within(len, BlockOwner::process(session.me()?), wait)?;
         session
             .segment()
             .at::<AtomicU64>(segment)?

@@ -1,11 +1,13 @@
 //! A place where a number of parties wait for each other.
 
+use std::time::Duration;
+
 use procession_sys::clock::Deadline;
 
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::{Gate, Wake};
-use crate::guard::Guard;
+use crate::guard::{Guard, Txn};
 use crate::objects::{Entry, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::{Owner, Role};
@@ -35,7 +37,8 @@ pub(super) static OPS: KindOps = KindOps {
             .slot_of(dead)
             .is_some_and(|p| p.role.load(Ordering::Relaxed) == Role::Worker as u32);
         if waited_here || !is_worker {
-            body(s, e)?.break_it(s)?;
+            let body = body(s, e)?;
+            body.break_in(body.guard.lock_soon(s)?.ok_or(ShmError::Busy)?);
         }
         Ok(())
     },
@@ -45,7 +48,7 @@ pub(super) static OPS: KindOps = KindOps {
             vec![
                 ("parties", b.parties.load(Ordering::Relaxed)),
                 ("waiting", b.arrived.load(Ordering::Relaxed)),
-                ("broken", b.broken.load(Ordering::Relaxed)),
+                ("broken", u64::from(b.is_broken())),
             ]
         })
     },
@@ -68,6 +71,8 @@ struct BarrierBody {
     /// How the last 64 generations ended: bit g % 64 is set if g was ended by a reset, so that whoever waited in it is told
     /// that the barrier broke, however late it looks.
     resets: AtomicU64,
+    /// The generation in which somebody gave up who could not get the guard, as its holder was stopped. Broken then.
+    forsaken: AtomicU64,
     gate: Gate,
 }
 
@@ -76,15 +81,26 @@ unsafe impl Shared for BarrierBody {}
 
 impl BarrierBody {
     fn break_it(&'static self, session: &'static Session) -> Result<(), ShmError> {
-        let mut txn = self.guard.lock(session)?;
+        self.break_in(self.guard.lock(session)?);
+        Ok(())
+    }
+
+    fn break_in(&'static self, mut txn: Txn<'_>) {
         txn.set(&self.broken, 1);
         txn.checkpoint();
         crash_point!("barrier.broken");
         notify(&self.gate, Wake::All);
         txn.commit();
-        Ok(())
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire) != 0
+            || self.forsaken.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
     }
 }
+
+/// How long one who gives up tries to do so in good order.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A barrier, held by this process as an object.
 #[derive(Clone)]
@@ -159,7 +175,7 @@ impl Barrier {
 
     /// Is it broken?
     pub fn is_broken(&self) -> bool {
-        self.body.broken.load(Ordering::Acquire) != 0
+        self.body.is_broken()
     }
 
     /// Arrives. While the last party of the generation before is still busy, waits for it.
@@ -173,8 +189,8 @@ impl Barrier {
         let mut wait =
             Wait::new(session, self.handle.index(), WaitKind::Signal, deadline).checked(check);
         loop {
-            let mut txn = body.guard.lock(session)?;
-            if body.broken.load(Ordering::Relaxed) != 0 {
+            let mut txn = body.guard.lock_within(session, &mut wait)?;
+            if body.is_broken() {
                 return Ok(Err(Broken));
             }
             let (arrived, parties) = (body.arrived.load(Ordering::Relaxed), self.parties());
@@ -203,11 +219,18 @@ impl Barrier {
     }
 
     /// The last party lets the others go on. `Broken` if the barrier broke meanwhile.
-    pub fn open(&self, arrival: Arrival) -> Result<Result<(), Broken>, ShmError> {
-        let body = self.body;
-        let mut txn = body.guard.lock(self.handle.session())?;
+    pub fn open(
+        &self,
+        arrival: Arrival,
+        deadline: Deadline,
+        check: Check<'_>,
+    ) -> Result<Result<(), Broken>, WaitError> {
+        let (session, body) = (self.handle.session(), self.body);
+        let mut wait =
+            Wait::new(session, self.handle.index(), WaitKind::Signal, deadline).checked(check);
+        let mut txn = body.guard.lock_within(session, &mut wait)?;
         let generation = body.generation.load(Ordering::Relaxed);
-        if body.broken.load(Ordering::Relaxed) != 0 || generation != arrival.generation {
+        if body.is_broken() || generation != arrival.generation {
             return Ok(Err(Broken));
         }
         let resets = body.resets.load(Ordering::Relaxed);
@@ -244,16 +267,25 @@ impl Barrier {
     /// A party that has arrived goes without having waited to the end: breaks the barrier, unless it has opened or was reset
     /// meanwhile.
     pub fn give_up(&self, arrival: Arrival) -> Result<(), ShmError> {
-        let body = self.body;
-        let mut txn = body.guard.lock(self.handle.session())?;
-        if body.generation.load(Ordering::Relaxed) != arrival.generation {
-            return Ok(());
+        let (session, body) = (self.handle.session(), self.body);
+        let deadline = Deadline::after(Some(PATIENCE));
+        let mut wait = Wait::new(session, self.handle.index(), WaitKind::Signal, deadline);
+        match body.guard.lock_within(session, &mut wait) {
+            Ok(txn) if body.generation.load(Ordering::Relaxed) == arrival.generation => {
+                body.break_in(txn);
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(WaitError::Shm(error)) => Err(error),
+            Err(_) => {
+                // Whoever has the guard is stopped in there. This word is for this generation alone, so it can be set at any
+                // time; if that process is just opening the barrier, the barrier opens.
+                body.forsaken
+                    .fetch_max(arrival.generation, Ordering::SeqCst);
+                notify(&body.gate, Wake::All);
+                Ok(())
+            }
         }
-        txn.set(&body.broken, 1);
-        txn.checkpoint();
-        notify(&body.gate, Wake::All);
-        txn.commit();
-        Ok(())
     }
 
     /// Breaks it: all who wait, or come, are told.

@@ -75,7 +75,7 @@ impl SemaphoreBody {
         index: u32,
         dead: Owner,
     ) -> Result<(), ShmError> {
-        let mut txn = self.guard.lock(session)?;
+        let mut txn = self.guard.lock_soon(session)?.ok_or(ShmError::Busy)?;
         let units = &session.hold_record(dead.slot(), index)?.units;
         let value = self.value.load(Ordering::Relaxed);
         let missing = self.start.load(Ordering::Relaxed).saturating_sub(value);
@@ -148,15 +148,23 @@ impl Semaphore {
         &self.handle
     }
 
-    /// Takes one if there is one.
+    /// Takes one if there is one. While another process is in the middle of a change (it may be stopped there), there is none.
     pub fn try_acquire(&self) -> Result<bool, ShmError> {
+        match self.acquire(Deadline::NOW, &mut || true) {
+            Ok(()) => Ok(true),
+            Err(WaitError::Shm(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn attempt(&self, wait: &mut Wait<'_>) -> Result<bool, WaitError> {
         if self.value() == 0 {
             return Ok(false);
         }
         let session = self.handle.session();
         let me = session.me()?;
         let body = self.body;
-        let mut txn = body.guard.lock(session)?;
+        let mut txn = body.guard.lock_within(session, wait)?;
         self.notice_recovery(&txn);
         let value = body.value.load(Ordering::Relaxed);
         if value == 0 {
@@ -177,7 +185,9 @@ impl Semaphore {
         let session = self.handle.session();
         let mut wait =
             Wait::new(session, self.handle.index(), WaitKind::Acquire, deadline).checked(check);
-        wait.until(&self.body.gate, || Ok(self.try_acquire()?.then_some(())))
+        wait.attempt(&self.body.gate, |wait| {
+            Ok(self.attempt(wait)?.then_some(()))
+        })
     }
 
     /// Gives one back. False if that would exceed the maximum.

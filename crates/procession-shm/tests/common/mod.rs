@@ -152,10 +152,22 @@ pub fn start(session: &'static Session, task: &str, args: &[u64], crash_at: &str
     }
 }
 
+/// A test that fails leaves nobody behind, who might also have a guard that the end of the test needs.
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.pidfd.signal(9);
+    }
+}
+
 impl Child {
     /// Kills it, at whatever it does.
     pub fn kill(&self) {
         self.pidfd.signal(9).unwrap();
+    }
+
+    /// Lets it go on, if it is stopped.
+    pub fn go_on(&self) {
+        self.pidfd.signal(18).unwrap();
     }
 
     /// Waits for its end.

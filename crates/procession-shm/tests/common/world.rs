@@ -298,7 +298,10 @@ impl World {
         let first = self.barrier.arrive(limit(), &mut calmly).unwrap().unwrap();
         let second = self.barrier.arrive(limit(), &mut calmly).unwrap().unwrap();
         assert!(!first.last && second.last);
-        self.barrier.open(second).unwrap().unwrap();
+        self.barrier
+            .open(second, Deadline::NEVER, &mut || true)
+            .unwrap()
+            .unwrap();
         self.barrier
             .wait(first, limit(), &mut calmly)
             .unwrap()

@@ -348,7 +348,11 @@ fn barrier(world: &World) {
     for _ in 0..2 {
         let arrival = world.solo.arrive(within(60), &mut calmly).unwrap().unwrap();
         assert!(arrival.last);
-        world.solo.open(arrival).unwrap().unwrap();
+        world
+            .solo
+            .open(arrival, Deadline::NEVER, &mut || true)
+            .unwrap()
+            .unwrap();
         world
             .solo
             .wait(arrival, within(60), &mut calmly)

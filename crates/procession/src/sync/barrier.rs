@@ -78,25 +78,22 @@ impl Barrier {
 
     fn wait_until(&self, deadline: Deadline) -> Result<bool, BarrierError> {
         let Some(arrival) = in_time(self.inner.arrive(deadline, &mut || true))? else {
-            return self.give_up();
+            // Not one of those who are waited for, so nobody is kept waiting for it.
+            return Err(BarrierError::Broken);
         };
         let arrival: Arrival = arrival?;
-        if arrival.last {
-            self.inner.open(arrival)??;
-            return Ok(true);
+        let passed = if arrival.last {
+            self.inner.open(arrival, deadline, &mut || true)
+        } else {
+            self.inner.wait(arrival, deadline, &mut || true)
+        };
+        if let Some(opened) = in_time(passed)? {
+            opened?;
+            Ok(arrival.last)
+        } else {
+            self.inner.give_up(arrival)?;
+            Err(BarrierError::Broken)
         }
-        match in_time(self.inner.wait(arrival, deadline, &mut || true))? {
-            Some(opened) => {
-                opened?;
-                Ok(false)
-            }
-            None => self.give_up(),
-        }
-    }
-
-    fn give_up(&self) -> Result<bool, BarrierError> {
-        self.inner.abort()?;
-        Err(BarrierError::Broken)
     }
 
     /// Breaks the barrier: all who wait or come are told.

@@ -1,0 +1,225 @@
+//! A process is stopped (by a debugger, say) in the middle of a change of the session, with a guard in its hand. It is not
+//! dead, and what it began is not undone. But whoever has a deadline keeps it.
+#![cfg(not(loom))]
+
+mod common;
+
+use std::time::Duration;
+
+use common::world::World;
+use common::{Child, Inventory, calmly, eventually, inside, start, within};
+use procession_shm::ring::{INLINE_MAX, Message};
+use procession_shm::sync::Broken;
+use procession_shm::{Session, WaitError, fault, kinds};
+use procession_sys::clock::Deadline;
+use procession_sys::process::Exit;
+
+/// Long enough to notice that somebody is stopped, short enough for a test.
+fn shortly() -> Deadline {
+    Deadline::after(Some(Duration::from_millis(200)))
+}
+
+#[test]
+#[ignore = "the body of the other tests' children"]
+fn child() {
+    let Some(mut inside) = inside() else { return };
+    let session = inside.attach();
+    let world = World::find(session, &inside.args);
+    let point = std::env::var("PROCESSION_CRASH_AT").unwrap();
+    let deadline = within(60);
+    match inside.task.as_str() {
+        "acquire" => {
+            fault::arm_stop(&point, 1);
+            world.semaphore.acquire(deadline, &mut calmly).unwrap();
+            assert!(world.semaphore.release().unwrap());
+        }
+        "meet" => {
+            fault::arm_stop(&point, 1);
+            let arrival = world.barrier.arrive(deadline, &mut calmly).unwrap();
+            let arrival = arrival.unwrap();
+            assert!(arrival.last);
+            let opened = world.barrier.open(arrival, deadline, &mut calmly);
+            inside.report(if opened.unwrap().is_ok() {
+                "met"
+            } else {
+                "broken"
+            });
+        }
+        "put" => {
+            fault::arm_stop(&point, 1);
+            let message = Message::new(b"child");
+            world
+                .ring
+                .port()
+                .put(message, deadline, &mut calmly)
+                .unwrap();
+        }
+        "hold" => {
+            world.lock.acquire(deadline, &mut calmly).unwrap();
+            world.semaphore.acquire(deadline, &mut calmly).unwrap();
+            world.event.set();
+            loop {
+                std::thread::park();
+            }
+        }
+        other => panic!("no task {other}"),
+    }
+    session.leave(0).unwrap();
+    std::process::exit(0);
+}
+
+/// Runs a child until it is stopped at `point`, then `meanwhile`, and lets it go on to its end.
+fn stopped(task: &str, point: &str, meanwhile: impl FnOnce(&World)) -> (World, String) {
+    let session = kinds::create("other", None).unwrap();
+    stopped_in(session, World::create(session), task, point, meanwhile)
+}
+
+fn stopped_in(
+    session: &'static Session,
+    world: World,
+    task: &str,
+    point: &str,
+    meanwhile: impl FnOnce(&World),
+) -> (World, String) {
+    let mut child = start(session, task, &world.names(), point);
+    eventually("the child is stopped", || is_stopped(&child));
+    meanwhile(&world);
+    // Nobody took it for dead.
+    session.recover_now().unwrap();
+    assert!(session.is_alive(child.owner));
+    child.go_on();
+    assert_eq!(child.end(), Exit::Code(0));
+    session.exited(child.owner, 0).unwrap();
+    let report = child.report();
+    (world, report)
+}
+
+fn is_stopped(child: &Child) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.pid)).unwrap();
+    stat.rsplit(") ").next().unwrap().starts_with('T')
+}
+
+#[test]
+fn acquiring_a_semaphore() {
+    for point in ["semaphore.acquire.set", "semaphore.release.set"] {
+        let (world, _) = stopped("acquire", point, |world| {
+            let semaphore = &world.semaphore;
+            assert!(!semaphore.try_acquire().unwrap());
+            assert_eq!(
+                semaphore.acquire(shortly(), &mut calmly),
+                Err(WaitError::TimedOut)
+            );
+            // Also the check is asked, by which Ctrl-C comes.
+            assert_eq!(
+                semaphore.acquire(within(60), &mut || false),
+                Err(WaitError::Interrupted)
+            );
+        });
+        assert_eq!(world.semaphore.value(), 2);
+        assert!(world.semaphore.try_acquire().unwrap());
+    }
+}
+
+#[test]
+fn arriving_at_a_barrier() {
+    let session = kinds::create("other", None).unwrap();
+    let world = World::create(session);
+    let first = world.barrier.arrive(Deadline::NOW, &mut calmly).unwrap();
+    let first = first.unwrap();
+    let (world, report) = stopped_in(session, world, "meet", "barrier.arrive.set", |world| {
+        let arrived = world.barrier.arrive(shortly(), &mut calmly);
+        assert_eq!(arrived, Err(WaitError::TimedOut));
+        let waited = world.barrier.wait(first, shortly(), &mut calmly);
+        assert_eq!(waited, Err(WaitError::TimedOut));
+        // It does so in bounded time, although the other one has the guard.
+        world.barrier.give_up(first).unwrap();
+        assert!(world.barrier.is_broken());
+    });
+    // The one that was stopped is told that the other did not wait.
+    assert_eq!(report, "broken");
+    world.barrier.reset().unwrap();
+    assert!(!world.barrier.is_broken());
+}
+
+#[test]
+fn waiting_for_a_barrier_that_is_about_to_open() {
+    let session = kinds::create("other", None).unwrap();
+    let world = World::create(session);
+    let first = world.barrier.arrive(Deadline::NOW, &mut calmly).unwrap();
+    let first = first.unwrap();
+    let (world, report) = stopped_in(session, world, "meet", "barrier.open.set", |world| {
+        world.barrier.give_up(first).unwrap();
+    });
+    // It opened all the same, for both; and the next round is as good as any.
+    assert_eq!(report, "met");
+    let waited = world.barrier.wait(first, within(60), &mut calmly);
+    assert_ne!(waited, Ok(Err(Broken)));
+    assert!(!world.barrier.is_broken());
+}
+
+#[test]
+fn putting_and_getting() {
+    let (world, _) = stopped("put", "ring.push.written", |world| {
+        let port = world.ring.port();
+        let put = port.put(Message::new(b"other"), shortly(), &mut calmly);
+        assert_eq!(put, Err(WaitError::TimedOut));
+        let got = port.get(shortly(), &mut calmly, |bytes, _| bytes.to_vec());
+        assert_eq!(got, Err(WaitError::TimedOut));
+    });
+    let got = world
+        .ring
+        .port()
+        .get(within(60), &mut calmly, |bytes, _| bytes.to_vec());
+    assert_eq!(got.unwrap(), b"child");
+}
+
+#[test]
+fn putting_what_needs_memory_while_somebody_has_the_arena() {
+    let long = vec![7; INLINE_MAX + 1];
+    let (world, _) = stopped("put", "arena.alloc.done", |world| {
+        for bytes in [&b"small"[..], &long] {
+            let put = world
+                .small
+                .port()
+                .put(Message::new(bytes), shortly(), &mut calmly);
+            assert_eq!(put, Err(WaitError::TimedOut));
+        }
+    });
+    let got = world
+        .ring
+        .port()
+        .get(within(60), &mut calmly, |bytes, _| bytes.to_vec());
+    assert_eq!(got.unwrap(), b"child");
+    world.exercise();
+}
+
+#[test]
+fn recovering_what_another_one_held() {
+    let session = kinds::create("other", None).unwrap();
+    let before = Inventory::take(session);
+    let world = World::create(session);
+    let mut holder = start(session, "hold", &world.names(), "");
+    world.event.wait(within(60), &mut calmly).unwrap();
+    let (world, _) = stopped_in(
+        session,
+        world,
+        "acquire",
+        "semaphore.acquire.set",
+        |world| {
+            holder.kill();
+            assert_eq!(holder.end(), Exit::Signal(9));
+            session.exited(holder.owner, -9).unwrap();
+            // The semaphore cannot be told of the death yet, which keeps nobody from the lock.
+            world.lock.acquire(within(60), &mut calmly).unwrap();
+            assert!(world.lock.take_recovery());
+            world.lock.release();
+        },
+    );
+    eventually("the semaphore has been told", || {
+        session.recover_now().unwrap();
+        world.semaphore.value() == 2
+    });
+    assert!(world.semaphore.take_recovery());
+    drop(world);
+    assert_eq!(Inventory::take(session), before);
+}
