@@ -94,13 +94,13 @@ def compare(tmp_path: Path) -> Compare:
         *program: str,
         modules: set[str],
         status: int = 0,
-        in_workers: int = 0,
+        in_workers: bool = False,
         forks: bool = True,
         result: Callable[[Run], object] = printed,
     ) -> Run:
         """Run ``program`` both ways: with the same ``result``, by means of ``modules``.
 
-        ``in_workers``: so many processes, which are programs of their own, load those modules.
+        ``in_workers``: its processes are programs of their own, which load those modules as well.
         Otherwise, with ``forks``, they are forked by the program.
         """
         plain = run("plain", source, [*program])
@@ -114,7 +114,7 @@ def compare(tmp_path: Path) -> Compare:
             users = [pid for pid, seen in done.modules[used].items() if modules <= seen]
             assert users, f"{modules} of {used} not used: {done.modules}"
             if in_workers:
-                assert len(users) >= in_workers, f"{modules} of {used} used only by {users}"
+                assert len(users) >= 3, f"{modules} of {used} used only by {users}"
             elif forks:
                 assert done.forks >= 2, "no two processes were started"
         assert result(ours) == result(plain)

@@ -160,7 +160,7 @@ def test_joblib_with_its_own_processes(compare: Compare, tmp_path: Path) -> None
                 print(error)
         """,
     )
-    done = compare(tmp_path / "source", "program.py", modules={"queues.py"}, in_workers=3)
+    done = compare(tmp_path / "source", "program.py", modules={"queues.py"}, in_workers=True)
     assert "no 7" in done.stdout
 
 
@@ -220,7 +220,7 @@ def test_pytest_xdist(compare: Compare, tmp_path: Path) -> None:
     script(
         tmp_path,
         """
-        import multiprocessing.pool
+        import multiprocessing
         import os
         from concurrent.futures import ProcessPoolExecutor
 
@@ -249,7 +249,7 @@ def test_pytest_xdist(compare: Compare, tmp_path: Path) -> None:
     )
     done = compare(
         tmp_path / "source", "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-rA", "-q",
-        modules={"pool.py"}, status=1, in_workers=2,
+        modules={"pool.py"}, status=1, in_workers=True,
         result=lambda run: sorted(re.findall(r"^(?:PASSED|FAILED) \S+", run.stdout, re.MULTILINE)),
     )  # fmt: skip
     assert "1 failed, 6 passed" in done.stdout
