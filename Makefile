@@ -79,13 +79,17 @@ run: install
 .PHONY: test
 test: test-rust test-loom test-python
 
+# Workers that die at named points, which only a build of its own has.
+CRASHES := -p procession-engine --features fault --test pool_crash
 .PHONY: test-rust
 test-rust:
 	$(call say,Rust tests)
 ifeq ($(NEXTEST),yes)
 	$(LIMIT) 1200 cargo nextest run $(RUST) --all-targets
+	$(LIMIT) 300 cargo nextest run $(CRASHES)
 else
 	$(LIMIT) 1200 cargo test $(RUST) --all-targets
+	$(LIMIT) 300 cargo test $(CRASHES)
 endif
 	$(call say,Rust doctests)
 	$(LIMIT) 600 cargo test $(RUST) --doc
@@ -115,7 +119,7 @@ test-python: develop
 $(VENV)/real-installed: requirements/test.txt requirements/examples.txt
 .PHONY: test-real
 test-real: develop $(VENV)/real-installed
-	$(call say,Real programs)
+	$(call say,Real programs, unmodified)
 	$(LIMIT) 600 $(BIN)/python -m pytest tests/real $(PYTEST)
 
 # --- checks of the source -------------------------------------------------------------------
