@@ -12,21 +12,21 @@ import signal
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import _native, util
 from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied
-from ._pool_worker import APPLY, MAP, STARMAP, work
+from ._pool_maps import ANY, ATTENTION, NEXT, TIMED_OUT, Maps
+from ._pool_results import MapResult
+from ._pool_worker import APPLY, MAP, work
 from .context import TimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from ._pool_results import ApplyResult, IMapIterator, MapResult
+    from ._pool_results import ApplyResult, IMapIterator
     from .process import BaseProcess
-
-TIMED_OUT, READY, ATTENTION = range(3)
-NEXT, ANY, ALL_DONE, DONE = range(4)
 
 # An imap starts small, so that little input is consumed for a reader that stops early, and
 # looks further ahead as long as its workers run dry.
@@ -53,7 +53,7 @@ class Options:
         return self.timeout, self.retries
 
 
-class Processes:
+class Processes(Maps):
     """The processes of a pool and their work."""
 
     def __init__(
@@ -64,7 +64,10 @@ class Processes:
         initargs: Iterable[Any],
         max_tasks: int | None,
     ) -> None:
+        super().__init__(processes)
         self._start_process = start
+        # Where workers are replaced after so many tasks, one task is one call.
+        self._may_batch = max_tasks is None
         self._initializer, self._initargs = initializer, tuple(initargs)
         # The core must not hold this object, which holds the core.
         self._core = _native.PoolCore("", processes, max_tasks, _failures(weakref.ref(self)))
@@ -74,11 +77,9 @@ class Processes:
         self._streams: dict[tuple[float | None, int], int] = {}
         self._calls: dict[tuple[int, int], ApplyResult] = {}
         self._tasks: dict[int, str] = {}
-        self._maps: weakref.WeakValueDictionary[int, MapResult] = weakref.WeakValueDictionary()
         # Results that have to be delivered without anybody waiting here: there are callbacks, or
         # other processes want them.
         self._watched_calls: set[ApplyResult] = set()
-        self._watched_maps: set[MapResult] = set()
         self._shared: set[ApplyResult] = set()
         self._imaps: weakref.WeakValueDictionary[int, IMapIterator] = weakref.WeakValueDictionary()
         self._closing = False
@@ -86,6 +87,7 @@ class Processes:
         self._supervised = threading.Event()
         self._ended = False
         self._oom_kills = _native.oom_kills()
+        self._stopped = False
         try:
             self._act()
         except BaseException:
@@ -158,6 +160,8 @@ class Processes:
         task = self._tasks.get(job) or _name_of(
             getattr(self._calls.get((job, item)), "_func", None)
         )
+        if job in self._maps:
+            item = self._maps[job]._place_of(item)
         if kind == "died":
             if exitcode is None:
                 exitcode = self._exitcode_of(pid)
@@ -186,14 +190,45 @@ class Processes:
 
     def _open(
         self, mode: int, func: Any, total: int | None, ordered: bool, options: Options, chunk: int
-    ) -> int:
+    ) -> int | None:
         function = None if mode == APPLY else (mode, func)
-        job = self._core.open_job(function, total, ordered, options.timeout, options.retries, chunk)
+        terms = (function, total, ordered, options.timeout, options.retries, chunk)
+        job = self._core.open_job(*terms)
+        if job is None:
+            self._make_room()
+            job = self._core.open_job(*terms)
+            if job is None:
+                return None
         if func is not None:
             self._tasks[job] = _name_of(func)
         if options.timeout is not None:
             self._supervise()
         return int(job)
+
+    def _make_room(self) -> None:
+        """The engine has as many jobs as it can have: end those that are done."""
+        for job, result in list(self._maps.items()):
+            if result._source is None and self._collect_map(result, job):
+                self._end_map(result, job)
+                result._complete()
+        for iterator in list(self._imaps.values()):
+            self._drain(iterator)
+
+    def _open_now(self, *terms: Any) -> int:
+        """Open a job, waiting for others to end as long as they do so by themselves."""
+        while (job := self._open(*terms)) is None:
+            fed = [i for i in list(self._imaps.values()) if i._source is None and i._drained is None]
+            if not fed and not self._maps:
+                raise RuntimeError(
+                    "too many iterators of imap are open in one pool: read some to their end, or "
+                    "drop them, before making more"
+                )
+            if self._core.wait_attention(0.02) == ATTENTION:
+                self._act()
+        return job
+
+    def _forget(self, job: int) -> None:
+        self._tasks.pop(job, None)
 
     def submit(
         self, result: ApplyResult, func: Any, args: Any, kwds: Any, options: Options
@@ -202,7 +237,7 @@ class Processes:
         key = options.key()
         job = self._streams.get(key)
         if job is None:
-            job = self._streams[key] = self._open(APPLY, None, None, False, options, 1)
+            job = self._streams[key] = self._open_now(APPLY, None, None, False, options, 1)
         while True:
             with self._acting:
                 item = self._core.feed(job, (func, args, kwds))
@@ -216,59 +251,21 @@ class Processes:
         if result._callback is not None or result._error_callback is not None:
             self._watch_call(result)
 
-    def submit_map(
-        self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
-        options: Options,
-    ) -> None:  # fmt: skip
-        """Run one call for each item of a list."""
-        if not items:
-            result._set(True, [])
-            return
-        mode = STARMAP if star else MAP
-        job = self._open(mode, func, len(items), True, options, chunk)
-        result._job = job
-        self._core.expect_items(job, items)
-        result._source = iter(items)
-        self._maps[job] = result
-        self._feed_map(result)
-        if result._callback is not None or result._error_callback is not None:
-            self._watched_maps.add(result)
-            self._supervise()
-
     def imap(
         self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, options: Options,
         buffersize: int | None,
     ) -> None:  # fmt: skip
         """Run one call for each item of an iterable, as it is read."""
         source = iter(items)
-        job = self._open(MAP, func, None, iterator._ordered, options, chunk)
+        job = self._open_now(MAP, func, None, iterator._ordered, options, chunk)
         iterator._job = job
-        self._core.expect_items(job, items)
+        self._core.expect_items(job, items, 1, 1)
         iterator._source = source
         iterator._window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
         iterator._widest = buffersize or LARGEST_WINDOW
         iterator._chunk = chunk
         self._imaps[job] = iterator
         self._feed_imap(iterator)
-
-    def _feed_map(self, result: MapResult) -> None:
-        """Give the engine as many items as it takes."""
-        with self._acting:
-            source = result._source
-            if source is None:
-                return
-            assert result._job is not None
-            try:
-                _, ended = self._core.feed_iter(result._job, source, 1 << 30)
-            except BaseException as error:
-                self._core.close_job(result._job)
-                result._source = None
-                result._set(False, error)
-                raise
-            if ended:
-                result._source = None
-                self._core.seal(result._job)
-                self._close_when_fed()
 
     def _feed_imap(self, iterator: IMapIterator) -> None:
         if iterator._source is None:
@@ -325,13 +322,12 @@ class Processes:
     def share(self, result: ApplyResult) -> None:
         """See to it that a result's future is settled, and cancelled if another process asks."""
         self._shared.add(result)
-        job = getattr(result, "_job", None)
-        if job is None:
+        if not isinstance(result, MapResult):
             self._watch_call(result)
             return
         with self._acting:
             if not result._done:
-                self._watched_maps.add(result)  # type: ignore[arg-type]
+                self._watched_maps.add(result)
         self._supervise()
 
     def _serve_shared(self) -> None:
@@ -352,9 +348,8 @@ class Processes:
     def drive(self, result: ApplyResult, timeout: float | None) -> None:
         """Work on results until this one is there, or the time is up."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        job = getattr(result, "_job", None)
-        if job is not None:
-            self._drive_map(result, job, deadline)  # type: ignore[arg-type]
+        if isinstance(result, MapResult):
+            self._drive_map(result, deadline)
             return
         job, _ = result._key  # type: ignore[attr-defined]
         while True:
@@ -365,34 +360,17 @@ class Processes:
                 self._collect_calls(job)
                 return
 
-    def _drive_map(self, result: MapResult, job: int, deadline: float | None) -> None:
-        while True:
-            with self._acting:
-                if result._done:
-                    return
-                self._feed_map(result)
-                if self._core.collect(job, result._results, result._errors):
-                    self._watched_maps.discard(result)
-                    self._core.close_job(job)
-                    result._complete()
-                    return
-                have = len(result._results)
-            fed = self._core.progress(job)[0]
-            until = have + max(1, (fed - have) // 4)
-            if self._wait(job, DONE, until, deadline) == TIMED_OUT and deadline is not None:
-                if self._core.progress(job)[2] > have:
-                    deadline = max(deadline, time.monotonic())
-                    if not self._core.collect(job, result._results, result._errors):
-                        return
-                    continue
-                return
-
     def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
         """The next outcome of an imap; None at its end."""
         job = iterator._job
         assert job is not None
         until = NEXT if iterator._ordered else ANY
         while True:
+            if iterator._drained is not None:
+                if not iterator._drained or iterator._given == iterator._last:
+                    return None
+                iterator._given += 1
+                return iterator._drained.popleft()
             self._feed_imap(iterator)
             if iterator._given == iterator._last:
                 self._core.close_job(job)
@@ -416,9 +394,14 @@ class Processes:
 
     def cancel(self, result: ApplyResult) -> bool:
         """Stop the calls of a result."""
-        job = getattr(result, "_job", None)
-        if job is not None:
-            fed = self._core.progress(job)[0]
+        if isinstance(result, MapResult):
+            with self._acting:
+                job = result._job
+                if job is None:
+                    return self._cancel_backlog(result)
+                # What is not fed yet is fed first, so that it is cancelled, too.
+                self._feed_map(result)
+                fed = self._core.progress(job)[0]
             stopped = [self._core.cancel(job, item) for item in range(fed)]
             cancelled = any(stopped)
         else:
@@ -428,14 +411,27 @@ class Processes:
 
     def progress(self, result: MapResult) -> tuple[int, int]:
         """Items done and items in all."""
-        assert result._job is not None
-        fed, _, done, _ = self._core.progress(result._job)
-        return done, fed
+        return self._progress_of(result)
 
     def abandon(self, iterator: IMapIterator) -> None:
         """Nobody will read this imap."""
-        if iterator._job is not None and not self._ended:
+        if iterator._job is not None and not self._ended and iterator._drained is None:
             self._core.close_job(iterator._job)
+
+    def _drain(self, iterator: IMapIterator) -> None:
+        """An imap that only its reader keeps open gives its job back."""
+        job = iterator._job
+        if job is None or iterator._source is not None or iterator._drained is not None:
+            return
+        fed, _, done, _ = self._core.progress(job)
+        if done < fed:
+            return
+        drained: deque[tuple[bool, Any]] = deque()
+        while (found := self._core.next(job, iterator._ordered)) is not None:
+            drained.append(found[1:])
+        if self._core.is_exhausted(job):
+            self._core.close_job(job)
+        iterator._drained = drained
 
     # ---------------------------------------------------------------------------- the thread
 
@@ -451,6 +447,8 @@ class Processes:
         if self._ended:
             return False
         self._serve_shared()
+        if self._backlog:
+            self._collect_maps()
         if self._watched_calls or self._watched_maps:
             self._wait_for_watched()
         elif self._core.wait_attention(0.2) == ATTENTION:
@@ -463,11 +461,10 @@ class Processes:
         for job in list(self._streams.values()):
             self._collect_calls(job)
         for result in list(self._watched_maps):
-            assert result._job is not None
-            self._drive_map(result, result._job, time.monotonic())
+            self._drive_map(result, time.monotonic())
         jobs = [(job, ANY) for job in self._streams.values()]
         jobs += [(r._job, NEXT) for r in self._watched_maps if r._job is not None]
-        if jobs and self._core.wait_many(jobs, 0.2) == ATTENTION:
+        if self._core.wait_many(jobs, 0.2 if jobs else 0.02) == ATTENTION:
             self._act()
 
     # ------------------------------------------------------------------------------- the end
@@ -478,7 +475,7 @@ class Processes:
         self._close_when_fed()
 
     def _close_when_fed(self) -> None:
-        unfed = any(m._source is not None for m in list(self._maps.values()))
+        unfed = self._unfed_maps()
         unfed = unfed or any(i._source is not None for i in list(self._imaps.values()))
         if self._closing and not unfed:
             for job in self._streams.values():
@@ -488,8 +485,9 @@ class Processes:
 
     def terminate(self) -> None:
         """End the workers, by SIGTERM and soon after by SIGKILL; unfinished calls fail."""
-        self._closing = True
+        self._closing = self._stopped = True
         self._core.terminate()
+        self._cancel_backlog()
         self._act()
         deadline = time.monotonic() + TERMINATE_GRACE
         for process in list(self._by_id.values()):
@@ -507,15 +505,13 @@ class Processes:
                 if iterator._source is not None:
                     iterator._window = 1 << 30
                     self._feed_imap(iterator)
-            for result in list(self._maps.values()):
-                self._feed_map(result)
+            self._collect_maps()
             for job in list(self._streams.values()):
                 self._collect_calls(job)
             if not self._act() and self._core.wait_attention(0.05) == ATTENTION:
                 self._act()
         for result in list(self._watched_maps):
-            assert result._job is not None
-            self._drive_map(result, result._job, time.monotonic())
+            self._drive_map(result, time.monotonic())
         for job in list(self._streams.values()):
             self._collect_calls(job)
         self._settle_shared()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .context import TimeoutError
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator
 
     from ._pool_futures import SharedFuture
@@ -144,10 +145,27 @@ class MapResult(ApplyResult):
         self._errors: list[tuple[int, BaseException]] = []
         self._job: int | None = None
         self._source: Iterator[Any] | None = None
+        # If calls are handed over in batches: items that these have left, and where the results
+        # belong that come behind the last item.
+        self._batched = False
+        self._left: list[tuple[int, Any]] = []
+        self._places: list[int] = []
+
+    def _place_of(self, item: int) -> int:
+        return item if item < self._length else self._places[item - self._length]
+
+    def _put_in_place(self) -> None:
+        """Outcomes of items that were run again go where they belong."""
+        results, length = self._results, self._length
+        for place, value in zip(self._places, results[length:], strict=False):
+            results[place] = value
+        del results[length:]
+        self._errors = [(self._place_of(item), error) for item, error in self._errors]
+        self._places = []
 
     def _complete(self) -> None:
         if self._errors:
-            self._set(False, self._errors[0][1])
+            self._set(False, min(self._errors, key=lambda e: e[0])[1])
         else:
             self._set(True, self._results)
         self._results, self._errors = [], []
@@ -171,6 +189,8 @@ class IMapIterator:
         self._job: int | None = None
         self._source: Iterator[Any] | None = None
         self._source_error: BaseException | None = None
+        # All outcomes, once they do not keep the engine's job any more.
+        self._drained: deque[tuple[bool, Any]] | None = None
         self._window = self._widest = self._chunk = 1
         # How many outcomes were given, and after how many to stop if not at the end.
         self._given, self._last = 0, -1

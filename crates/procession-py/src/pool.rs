@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use procession_engine::pool::{
-    Action, Broken, Cancel, Collected, Config, Failure, JobId, JobSpec, Order, Outcome, Pool,
-    PoolError, Until, Why, Woken, WorkerId,
+    Action, Broken, Cancel, Config, JobId, JobSpec, Order, Pool, PoolError, Until, Why, Woken,
+    WorkerId,
 };
 use procession_shm::board::Payload;
 use procession_shm::{Session, WaitError};
 use procession_sys::clock::now_ns;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList};
+use pyo3::types::PyList;
 
 use crate::codec::{self, Repeated};
+use crate::feed::{Batches, Feed, lock};
+use crate::outcomes::Lists;
 use crate::{enter, errors, life};
 
 /// How an item ended, in the engine's status byte.
@@ -71,28 +73,24 @@ pub(crate) fn decode<'py>(
 /// The parent's side of a pool of processes.
 #[pyclass(frozen, module = "procession._native")]
 pub(crate) struct PoolCore {
-    pool: Pool,
-    session: &'static Session,
+    pub(crate) pool: Pool,
+    pub(crate) session: &'static Session,
     /// Makes the exception for an item without a result: (job, item, kind, pid, exit code).
-    failure: Py<PyAny>,
-    /// An item that was taken out of an iterator while the window was full.
-    held_back: Mutex<Option<(u64, Py<PyAny>)>>,
-    /// Of jobs that are being fed: what their items have in common.
-    repeated: Mutex<HashMap<u64, Arc<Repeated>>>,
+    pub(crate) failure: Py<PyAny>,
+    /// The jobs that are fed from iterators.
+    feeds: Mutex<HashMap<u64, Arc<Feed>>>,
 }
 
 impl PoolCore {
-    fn repeated(&self) -> MutexGuard<'_, HashMap<u64, Arc<Repeated>>> {
-        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
+    fn feeds(&self) -> MutexGuard<'_, HashMap<u64, Arc<Feed>>> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forget_items(&self, job_word: u64) {
-        // Dropped without the lock, as that may run any Python code.
-        let forgotten = self.repeated().remove(&job_word);
-        drop(forgotten);
+    fn feed_of(&self, job_word: u64) -> Arc<Feed> {
+        self.feeds().entry(job_word).or_default().clone()
     }
 
-    fn put(
+    pub(crate) fn put(
         &self,
         py: Python<'_>,
         job: JobId,
@@ -105,39 +103,6 @@ impl PoolCore {
             encoded.sent();
         }
         Ok(fed)
-    }
-
-    /// What became of an item: (succeeded, value or exception).
-    fn outcome<'py>(
-        &self,
-        py: Python<'py>,
-        job: u64,
-        found: Collected,
-    ) -> PyResult<(bool, Bound<'py, PyAny>)> {
-        let fail = |kind: &str, pid: u32, exit: Option<i32>| {
-            Ok((
-                false,
-                self.failure
-                    .bind(py)
-                    .call1((job, found.item, kind, pid, exit))?,
-            ))
-        };
-        match found.outcome {
-            Outcome::Done { status, payload } => match decode(py, self.session, payload) {
-                Ok(value) if status == RETURNED => Ok((true, value)),
-                Ok(value) if status == EXITED => {
-                    let (pid, code): (u32, Option<i32>) = value.extract()?;
-                    fail("died", pid, code)
-                }
-                Ok(value) => Ok((false, value)),
-                // It could be pickled there and cannot be unpickled here: that item's error.
-                Err(error) => Ok((false, error.into_value(py).into_bound(py).into_any())),
-            },
-            Outcome::Failed(Failure::WorkerDied { pid, exit, .. }) => fail("died", pid, exit),
-            Outcome::Failed(Failure::TimedOut { pid, .. }) => fail("timed out", pid, None),
-            Outcome::Failed(Failure::Cancelled) => fail("cancelled", 0, None),
-            Outcome::Failed(Failure::Terminated) => fail("terminated", 0, None),
-        }
     }
 
     fn wait_for(
@@ -162,8 +127,12 @@ impl PoolCore {
         })?;
         match (woken, failed) {
             (Ok(woken), _) => Ok(woken),
-            // A broken or ended pool is a state to be looked at.
-            (Err(_), Some(PoolError::Broken(_) | PoolError::Terminated)) => Ok(ATTENTION),
+            // A broken or ended pool, and a job that another thread has closed, are states to be looked at.
+            (
+                Err(_),
+                Some(PoolError::Broken(_) | PoolError::Terminated | PoolError::UnknownJob),
+            ) => Ok(ATTENTION),
+            (Err(_), Some(PoolError::Wait(WaitError::Closed))) => Ok(READY),
             (Err(_), Some(error)) => Err(pool_error(error)),
             (Err(error), None) => Err(errors::wait(error)),
         }
@@ -190,8 +159,7 @@ impl PoolCore {
             pool,
             session,
             failure,
-            held_back: Mutex::new(None),
-            repeated: Mutex::default(),
+            feeds: Mutex::default(),
         })
     }
 
@@ -200,7 +168,8 @@ impl PoolCore {
         codec::handle_out(self.pool.handle())
     }
 
-    /// Opens a job. `function` is what every item is called with, `None` where the items are calls of their own.
+    /// Opens a job; `None` if there are as many as there can be. `function` is what every item is called with, `None` where the
+    /// items are calls of their own.
     #[pyo3(signature = (function, total, ordered, timeout, retries, chunk))]
     #[allow(clippy::too_many_arguments)] // Python's call is one of the two sides of a job's fields
     fn open_job(
@@ -212,7 +181,7 @@ impl PoolCore {
         timeout: Option<f64>,
         retries: u32,
         chunk: u32,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Option<u64>> {
         let spec = JobSpec {
             total,
             order: if ordered {
@@ -225,20 +194,40 @@ impl PoolCore {
             chunk_hint: chunk,
         };
         let encoded = codec::encode_shared(py, self.session, function)?;
-        let opened = self
-            .pool
-            .open_job(encoded.message(), spec)
-            .map_err(pool_error)?;
-        encoded.sent();
-        Ok(opened.word())
+        match self.pool.open_job(encoded.message(), spec) {
+            Ok(opened) => {
+                encoded.sent();
+                Ok(Some(opened.word()))
+            }
+            Err(PoolError::TooMany("jobs", _)) => Ok(None),
+            Err(error) => Err(pool_error(error)),
+        }
     }
 
-    /// These will be a job's items: large buffers that several of them have in common are sent once.
-    fn expect_items(&self, job_word: u64, items: &Bound<'_, PyAny>) -> PyResult<()> {
-        if let Some(repeated) = Repeated::of(items)? {
-            self.repeated().insert(job_word, Arc::new(repeated));
-        }
+    /// What is known of a job's items before they are fed. Large buffers that several of a list's items have in common are sent
+    /// once. With `batches` up to so many quick calls may be handed over as one.
+    fn expect_items(
+        &self,
+        job_word: u64,
+        items: &Bound<'_, PyAny>,
+        batches: usize,
+        workers: usize,
+    ) -> PyResult<()> {
+        let feed = Feed {
+            repeated: Repeated::of(items)?.map(Arc::new),
+            batches: (batches > 1)
+                .then(|| Mutex::new(Batches::new(batches, items.len().unwrap_or(0), workers))),
+            ..Feed::default()
+        };
+        self.feeds().insert(job_word, Arc::new(feed));
         Ok(())
+    }
+
+    /// From here on each item is handed over by itself.
+    fn no_batches(&self, job_word: u64) {
+        if let Some(batches) = &self.feed_of(job_word).batches {
+            lock(batches).stop();
+        }
     }
 
     /// Gives a job one item; its number, or `None` when there is no room.
@@ -260,64 +249,55 @@ impl PoolCore {
         limit: u64,
     ) -> PyResult<(u64, bool)> {
         let id = job(job_word)?;
-        let mut items: Bound<'_, PyIterator> = items.try_iter()?;
-        let repeated = self.repeated().get(&job_word).cloned();
-        let mut fed = 0;
-        while fed < limit {
-            let kept = {
-                let mut kept = self
-                    .held_back
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if kept.as_ref().is_some_and(|(j, _)| *j == job_word) {
-                    kept.take()
-                } else {
-                    None
-                }
-            };
-            let item = match kept {
-                Some((_, item)) => item.into_bound(py),
-                None => match items.next() {
-                    Some(item) => item?,
-                    None => return Ok((fed, true)),
-                },
-            };
-            if self.put(py, id, &item, repeated.as_ref())?.is_none() {
-                let mut kept = self
-                    .held_back
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                *kept = Some((job_word, item.unbind()));
-                return Ok((fed, false));
-            }
-            fed += 1;
+        let feed = self.feed_of(job_word);
+        let items = items.try_iter()?;
+        if let Some(batches) = &feed.batches {
+            return self.feed_batches(py, id, &feed, batches, &items, limit);
         }
-        Ok((fed, false))
+        let mut done = 0;
+        while done < limit {
+            let Some(item) = feed.take(py, &items)? else {
+                return Ok((done, true));
+            };
+            if self.put(py, id, &item, feed.repeated.as_ref())?.is_none() {
+                feed.hold_back(item);
+                return Ok((done, false));
+            }
+            done += 1;
+        }
+        Ok((done, false))
     }
 
     /// A job gets no more items; how many it has.
     fn seal(&self, job_word: u64) -> PyResult<u64> {
-        self.forget_items(job_word);
         self.pool.seal(job(job_word)?).map_err(pool_error)
     }
 
-    /// Appends what has come of an ordered job to `results`, and to `errors` (item, exception). True at its end.
+    /// Appends what has come of an ordered job to `results`, and to `errors` (item, exception). True at its end. Where a batch
+    /// was left half-way, what it did not come to goes to `left` (item, argument), to be run in another job.
     fn collect(
         &self,
         py: Python<'_>,
         job_word: u64,
         results: &Bound<'_, PyList>,
         errors: &Bound<'_, PyList>,
+        left: &Bound<'_, PyList>,
     ) -> PyResult<bool> {
         let id = job(job_word)?;
+        let feed = self.feeds().get(&job_word).cloned();
+        let batches = feed.as_ref().and_then(|f| f.batches.as_ref());
+        let mut lists = Lists {
+            results,
+            errors,
+            left,
+        };
         while let Some(found) = self.pool.collect_next(id).map_err(pool_error)? {
-            let item = found.item;
-            let (success, value) = self.outcome(py, job_word, found)?;
-            if success {
-                results.append(value)?;
+            let batch = batches.and_then(|b| lock(b).collected(found.item));
+            if let Some(batch) = batch {
+                self.take_batch(py, job_word, found, &batch, &mut lists)?;
             } else {
-                errors.append((item, value))?;
-                results.append(py.None())?;
+                let (success, value) = self.outcome(py, job_word, results.len() as u64, found)?;
+                lists.push(success, value)?;
             }
         }
         self.pool.is_exhausted(id).map_err(pool_error)
@@ -340,7 +320,7 @@ impl PoolCore {
             return Ok(None);
         };
         let item = found.item;
-        let (success, value) = self.outcome(py, job_word, found)?;
+        let (success, value) = self.outcome(py, job_word, item, found)?;
         Ok(Some((item, success, value)))
     }
 
@@ -349,7 +329,7 @@ impl PoolCore {
         self.pool.is_exhausted(job(job_word)?).map_err(pool_error)
     }
 
-    /// Items of a job: (fed, claimed, done, collected).
+    /// Items of a job, where a batch is one: (fed, claimed, done, collected).
     fn progress(&self, job_word: u64) -> PyResult<(u64, u64, u64, u64)> {
         let p = self.pool.progress(job(job_word)?).map_err(pool_error)?;
         Ok((p.fed, p.claimed, p.done, p.collected))
@@ -468,7 +448,9 @@ impl PoolCore {
 
     /// Drops what is left of a job.
     fn close_job(&self, job_word: u64) -> PyResult<()> {
-        self.forget_items(job_word);
+        // Dropped without the lock, as that may run any Python code.
+        let forgotten = self.feeds().remove(&job_word);
+        drop(forgotten);
         match self.pool.close_job(job(job_word)?) {
             Ok(()) | Err(PoolError::UnknownJob | PoolError::Terminated | PoolError::NotOwner) => {
                 Ok(())

@@ -2,14 +2,14 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use procession_engine::pool::{JobId, Task, Worker, WorkerId};
+use procession_engine::pool::{JobId, Message, Notes, Task, Worker, WorkerId};
 use procession_shm::{Session, WaitError};
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::codec::{self, Taken};
+use crate::codec::{self, Taken, batch};
 use crate::pool::{EXITED, RAISED, RETURNED, decode, pool_error};
 use crate::{enter, errors};
 
@@ -62,6 +62,17 @@ impl PoolWorker {
         let mut function: Option<Function<'_>> = None;
         let mut done = 0;
         while let Some(mut task) = next_task(py, &mut worker)? {
+            let calls = batch::count(task.bytes());
+            if calls > 0 {
+                let how = Finish {
+                    session,
+                    describe,
+                    unsendable,
+                };
+                run_batch(py, &mut worker, &task, &mut function, &how)?;
+                done += calls;
+                continue;
+            }
             let result = run_task(py, session, &worker, &mut task, &mut function);
             finish_task(py, session, &mut worker, result, describe, unsendable)?;
             done += 1;
@@ -97,26 +108,44 @@ fn run_task<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let block = task.take_block();
     let taken = codec::take(py, task.bytes(), block);
-    if function.as_ref().is_none_or(|f| f.job != task.job) {
-        // The old one goes first: it may hold a lot of memory.
-        *function = None;
-        let payload = worker.function().map_err(pool_error)?;
-        let object = decode(py, session, payload)?;
-        let call = if object.is_none() {
-            None
-        } else {
-            Some(object.extract::<(u8, Bound<'py, PyAny>)>()?)
-        };
-        *function = Some(Function {
-            job: task.job,
-            call,
-        });
-    }
+    learn_function(py, session, worker, task.job, function)?;
     let item = match taken {
         Taken::Object(item) => item,
         later => codec::finish(py, session, later)?,
     };
-    match function.as_ref().and_then(|f| f.call.as_ref()) {
+    call(py, function.as_ref(), item)
+}
+
+/// Makes the job's function this worker's, if it is another than the last one.
+fn learn_function<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    worker: &Worker,
+    job: JobId,
+    function: &mut Option<Function<'py>>,
+) -> PyResult<()> {
+    if function.as_ref().is_some_and(|f| f.job == job) {
+        return Ok(());
+    }
+    // The old one goes first: it may hold a lot of memory.
+    *function = None;
+    let payload = worker.function().map_err(pool_error)?;
+    let object = decode(py, session, payload)?;
+    let call = if object.is_none() {
+        None
+    } else {
+        Some(object.extract::<(u8, Bound<'py, PyAny>)>()?)
+    };
+    *function = Some(Function { job, call });
+    Ok(())
+}
+
+fn call<'py>(
+    py: Python<'py>,
+    function: Option<&Function<'py>>,
+    item: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    match function.and_then(|f| f.call.as_ref()) {
         Some((STARMAP, function)) => {
             let args = match item.cast_into::<PyTuple>() {
                 Ok(args) => args,
@@ -137,6 +166,130 @@ fn run_task<'py>(
             function.call(PyTuple::new(py, args)?, Some(&kwds))
         }
     }
+}
+
+/// How outcomes are told.
+struct Finish<'a, 'py> {
+    session: &'static Session,
+    describe: &'a Bound<'py, PyAny>,
+    unsendable: &'a Bound<'py, PyAny>,
+}
+
+/// Runs a task that is many calls. What was finished is noted call by call, so that it is not lost if one of them kills this
+/// process. A large result ends the batch early; the parent has the rest of it run again, one by one.
+fn run_batch<'py>(
+    py: Python<'py>,
+    worker: &mut Worker,
+    task: &Task,
+    function: &mut Option<Function<'py>>,
+    how: &Finish<'_, 'py>,
+) -> PyResult<()> {
+    let mut notes = worker.notes().map_err(pool_error)?;
+    // Where the notes have no room: all outcomes so far.
+    let mut spilled: Option<Vec<u8>> = None;
+    let mut calls = 0;
+    let learned = learn_function(py, how.session, worker, task.job, function);
+    for bytes in batch::arguments(task.bytes()).into_iter().flatten() {
+        notes.begin();
+        calls += 1;
+        let result = match &learned {
+            Ok(()) => match codec::take(py, bytes, None) {
+                Taken::Object(item) => Ok(item),
+                later => codec::finish(py, how.session, later),
+            }
+            .and_then(|item| call(py, function.as_ref(), item)),
+            Err(error) => Err(error.clone_ref(py)),
+        };
+        let (status, value, fatal) = match result {
+            Ok(value) => (RETURNED, value, None),
+            Err(error) if error.is_instance_of::<PySystemExit>(py) => {
+                let told = (std::process::id(), exit_code(py, &error));
+                (EXITED, told.into_pyobject(py)?.into_any(), Some(error))
+            }
+            Err(error) if error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => {
+                return Err(error);
+            }
+            Err(error) => (RAISED, how.describe.call1((error.into_value(py),))?, None),
+        };
+        let instead;
+        let (status, encoded) = match codec::encode(py, how.session, &value) {
+            Ok(encoded) => (status, encoded),
+            Err(problem) => {
+                instead = (how.unsendable).call1((problem.into_value(py), &value))?;
+                (RAISED, codec::encode(py, how.session, &instead)?)
+            }
+        };
+        let Some(head) = batch::head(status, &encoded) else {
+            return finish_large(worker, &notes, spilled, calls, status, encoded);
+        };
+        note(
+            &mut notes,
+            &mut spilled,
+            &[&head, &encoded.head, encoded.tail],
+        )?;
+        if let Some(error) = fatal {
+            finish_batch(worker, &notes, spilled, calls)?;
+            return Err(error);
+        }
+    }
+    finish_batch(worker, &notes, spilled, calls)
+}
+
+/// Notes an outcome; if there is no room any more, everything goes to ordinary memory.
+#[inline]
+fn note(notes: &mut Notes, spilled: &mut Option<Vec<u8>>, parts: &[&[u8]]) -> PyResult<()> {
+    if spilled.is_none() {
+        if notes.add(parts).map_err(errors::corrupt)? {
+            return Ok(());
+        }
+        *spilled = Some(notes.bytes().map_err(errors::corrupt)?.to_vec());
+    }
+    if let Some(all) = spilled {
+        all.extend(parts.iter().flat_map(|p| p.iter()));
+    }
+    Ok(())
+}
+
+fn finish_batch(
+    worker: &mut Worker,
+    notes: &Notes,
+    spilled: Option<Vec<u8>>,
+    calls: u64,
+) -> PyResult<()> {
+    worker.count_calls(calls);
+    // An error is the end of this process: the parent knows what was noted, and none of it is run twice.
+    match spilled {
+        None => worker.finish_noted(RETURNED, notes),
+        Some(all) => worker.finish(RETURNED, Message::new(&all)),
+    }
+    .map_err(pool_error)
+}
+
+/// Ends a batch with an outcome that is large.
+fn finish_large(
+    worker: &mut Worker,
+    notes: &Notes,
+    spilled: Option<Vec<u8>>,
+    calls: u64,
+    status: u8,
+    encoded: codec::Encoded<'_>,
+) -> PyResult<()> {
+    worker.ask_single();
+    worker.count_calls(calls);
+    let mut all = match spilled {
+        Some(all) => all,
+        None => notes.bytes().map_err(errors::corrupt)?.to_vec(),
+    };
+    all.extend_from_slice(&batch::last_head(status));
+    all.extend_from_slice(&encoded.head);
+    let message = Message {
+        bytes: &all,
+        tail: encoded.tail,
+        block: encoded.block,
+    };
+    worker.finish(RETURNED, message).map_err(pool_error)?;
+    encoded.sent();
+    Ok(())
 }
 
 fn finish_task(

@@ -166,6 +166,11 @@ impl Pool {
         Ok(item)
     }
 
+    /// About how many nanoseconds one call takes; `None` while that is not known, or if items shall be one call each.
+    pub fn call_ns(&self, job: JobId) -> Result<Option<u64>, PoolError> {
+        Ok(self.lock()?.job(job)?.owned.call_ns())
+    }
+
     /// There will be no further items; how many there are.
     pub fn seal(&self, job: JobId) -> Result<u64, PoolError> {
         let mut inner = self.lock()?;
@@ -318,20 +323,26 @@ impl Inner {
     }
 
     fn collected(&mut self, job: JobId, item: u64, taken: Taken) -> Result<Collected, PoolError> {
+        let mut notes = None;
         let outcome = match taken {
             Taken::Done { status, payload } => Outcome::Done { status, payload },
             Taken::Cancelled if self.machine.phase() >= Phase::Killing => {
                 Outcome::Failed(Failure::Terminated)
             }
             Taken::Cancelled => Outcome::Failed(Failure::Cancelled),
-            Taken::Failed => {
+            Taken::Failed { noted } => {
+                notes = noted;
                 let why = self.failures.remove(&(job, item));
                 Outcome::Failed(why.unwrap_or(Failure::Terminated))
             }
         };
         match (&outcome, self.machine.broken()) {
             (Outcome::Failed(Failure::Terminated), Some(broken)) => Err(PoolError::Broken(broken)),
-            _ => Ok(Collected { item, outcome }),
+            _ => Ok(Collected {
+                item,
+                outcome,
+                noted: notes,
+            }),
         }
     }
 

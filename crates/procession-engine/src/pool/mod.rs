@@ -23,7 +23,7 @@ use procession_shm::processes::Owner;
 pub use driver::Pool;
 pub use error::{Broken, PoolError};
 pub use event::{Failure, Why, WorkerId};
-pub use procession_shm::board::{Counts, JobId, Task};
+pub use procession_shm::board::{Counts, JobId, NOTES_MAX, Noted, Notes, Task};
 pub use procession_shm::ring::Message;
 pub use shared::{SharedBuffer, SharedView};
 pub use state::WorkerState;
@@ -90,6 +90,8 @@ pub struct Collected {
     pub item: u64,
     /// What became of it.
     pub outcome: Outcome,
+    /// What the worker that died over it had noted.
+    pub noted: Option<Noted>,
 }
 
 /// What became of an item.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use procession_shm::WaitError;
-use procession_shm::board::{Board, Next, Payload, Seat, Task};
+use procession_shm::board::{Board, Next, Notes, Payload, Seat, Task};
 use procession_shm::objects::Handle;
 use procession_shm::ring::Message;
 use procession_shm::wait::{Check, Wait, WaitKind};
@@ -111,6 +111,26 @@ impl Worker {
     #[inline]
     pub fn finish(&mut self, status: u8, result: Message<'_>) -> Result<(), PoolError> {
         Ok(self.seat.finish(status, result)?)
+    }
+
+    /// Begins notes of the task in hand, which is many calls: should this worker die, its parent gets them.
+    pub fn notes(&mut self) -> Result<Notes, PoolError> {
+        Ok(self.seat.notes()?)
+    }
+
+    /// Commits what was noted as the result of the task in hand.
+    pub fn finish_noted(&mut self, status: u8, notes: &Notes) -> Result<(), PoolError> {
+        Ok(self.seat.finish_noted(status, notes)?)
+    }
+
+    /// Of the task in hand: how many calls it is.
+    pub fn count_calls(&mut self, calls: u64) {
+        self.seat.count_calls(calls);
+    }
+
+    /// Asks the parent for tasks that are one call each: the results of this job are too large for anything else.
+    pub fn ask_single(&self) {
+        self.seat.ask_single();
     }
 
     /// Tasks finished.

@@ -13,7 +13,9 @@
 //! | 8 | how many of the parts in the message's block are buffers (the others are tickets), then a pickle |
 //! | 9 | bytes as they were given to `send_bytes` |
 //! | 10 | a NumPy array: its type and shape; the contents follow, or are the message's block |
+//! | 11 | a pool's batch, see `batch` |
 
+pub(crate) mod batch;
 mod decode;
 mod encode;
 mod kept;
@@ -49,6 +51,7 @@ const PICKLE: u8 = 8;
 /// See the table above.
 pub(crate) const RAW: u8 = 9;
 const NDARRAY: u8 = 10;
+const BATCH: u8 = 11;
 
 thread_local! {
     /// While this thread pickles for another member of the session: the objects that go with the message.

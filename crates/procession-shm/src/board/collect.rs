@@ -9,6 +9,7 @@ use crate::wait::notify;
 use super::layout::{
     AS_FINISHED, CANCELLED, Cell, Chunk, DIED, DONE, FAILED, FED, REQUEUE, cell_at, is_final, state,
 };
+use super::notes::{self, Noted};
 use super::owner::OwnedJob;
 use super::payload::{self, Payload, Take};
 use super::run::TAKEN;
@@ -24,7 +25,10 @@ pub enum Taken {
         payload: Payload,
     },
     /// The owner has given it up (see [`OwnedJob::fail`]).
-    Failed,
+    Failed {
+        /// What its worker had noted of it.
+        noted: Option<Noted>,
+    },
     /// It was cancelled before anybody started it.
     Cancelled,
 }
@@ -202,7 +206,9 @@ impl OwnedJob {
                 })
             }
             CANCELLED => Ok(Taken::Cancelled),
-            _ => Ok(Taken::Failed),
+            _ => Ok(Taken::Failed {
+                noted: notes::noted(session, cell)?,
+            }),
         }
     }
 
@@ -261,6 +267,7 @@ impl OwnedJob {
         let entry = (self.id.slot() as u64) << 56 | item;
         txn.set(&body.requeue[count as usize], entry);
         txn.set(&body.requeued, count + 1);
+        cell.result[3].store(0, Ordering::Relaxed);
         txn.set(&cell.result[0], FED);
         crash_point!("board.retry.filled");
         txn.commit();

@@ -92,6 +92,8 @@ pub(super) const AS_FINISHED: u64 = 1;
 pub(super) const KEEP_ARGUMENTS: u64 = 2;
 /// Items have a time limit, so the start of each is noted.
 pub(super) const TIMED: u64 = 4;
+/// Workers ask for items that are one call each.
+pub(super) const SINGLE: u64 = 8;
 
 /// One job. The first lines are the owner's to write, the last is the workers'.
 #[repr(C, align(64))]
@@ -125,7 +127,9 @@ pub(super) struct JobSlot {
     pub(super) done: AtomicU64,
     /// Nanoseconds that an item takes, about.
     pub(super) estimate: AtomicU64,
-    pad_work: [AtomicU64; 5],
+    /// Nanoseconds that one call of an item takes, about.
+    pub(super) call_ns: AtomicU64,
+    pad_work: [AtomicU64; 4],
 }
 
 /// Ledger state: nobody's.
@@ -208,6 +212,7 @@ pub(super) type Summary = [AtomicU64; (WINDOW_CHUNKS / 64) as usize];
 
 /// An item: its arguments, and what became of it. Both are a head word and three words of payload.
 #[repr(C, align(64))]
+#[derive(Debug)]
 pub(super) struct Cell {
     pub(super) arguments: [AtomicU64; 4],
     pub(super) result: [AtomicU64; 4],

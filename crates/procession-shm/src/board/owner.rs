@@ -12,7 +12,7 @@ use crate::wait::notify;
 
 use super::Board;
 use super::layout::{
-    AS_FINISHED, CHUNK, Chunk, FED, JOBS, JobId, JobSlot, KEEP_ARGUMENTS, Shape, TIMED,
+    AS_FINISHED, CHUNK, Chunk, FED, JOBS, JobId, JobSlot, KEEP_ARGUMENTS, SINGLE, Shape, TIMED,
     WINDOW_CHUNKS, cell_at, chunk_len, directory_len,
 };
 use super::payload::{self, Written};
@@ -133,6 +133,7 @@ impl Board {
             (&slot.cursor, 0),
             (&slot.done, 0),
             (&slot.estimate, 0),
+            (&slot.call_ns, 0),
         ] {
             word.store(value, Ordering::Relaxed);
         }
@@ -212,6 +213,7 @@ impl OwnedJob {
             payload::hand_over(session, index_of_board, block)?;
         }
         store(&cell.arguments, written.kind | written.len << 32, written);
+        cell.result[3].store(0, Ordering::Relaxed);
         cell.result[0].store(FED, Ordering::Relaxed);
         self.fed = item + 1;
         if !more || self.fed - self.published >= PUBLISH_EVERY {
@@ -238,6 +240,12 @@ impl OwnedJob {
         if body.work.has_sleepers() {
             notify(&body.work, Wake::One);
         }
+    }
+
+    /// About how many nanoseconds one call takes; `None` while that is not known, or if items shall be one call each.
+    pub fn call_ns(&self) -> Option<u64> {
+        let known = self.slot.call_ns.load(Ordering::Relaxed);
+        (known != 0 && !self.slot.flag(SINGLE)).then_some(known)
     }
 
     /// There will be no further items.

@@ -18,7 +18,7 @@ use super::layout::{
     Cell, DONE, FED, HANDING, JobId, KEEP_ARGUMENTS, Ledger, STARTED, TIMED, cell_at, started,
 };
 use super::owner::store;
-use super::payload::{self, Payload, Take};
+use super::payload::{self, Payload, Take, Written};
 use super::slab::Slab;
 
 /// In an arguments' head: the worker is about to take the block.
@@ -35,20 +35,22 @@ pub struct Seat {
     number: u32,
     pub(super) ledger: &'static Ledger,
     /// Where tools look for what this process does.
-    shown: Option<&'static Slot>,
-    range: Option<Range>,
+    pub(super) shown: Option<&'static Slot>,
+    pub(super) range: Option<Range>,
     position: u64,
     /// When the range was begun, and how many of its items were started.
     begun_ns: u64,
     started: u64,
     /// The item in hand.
-    running: Option<(&'static Cell, u64)>,
+    pub(super) running: Option<(&'static Cell, u64)>,
     /// Finished items that are not counted yet.
     pub(super) uncounted: u64,
     /// Finished items whose bits are not set yet: which word of the chunk's bits, and the bits.
     pub(super) unset: (usize, u64),
     pub(super) slab: Slab,
-    tasks: u64,
+    pub(super) tasks: u64,
+    /// Of the range's items that were many calls: how many more.
+    pub(super) more_calls: u64,
     last_job: usize,
 }
 
@@ -119,6 +121,7 @@ impl Board {
             unset: (0, 0),
             slab: Slab::default(),
             tasks: 0,
+            more_calls: 0,
             last_job: number as usize % super::JOBS,
         }))
     }
@@ -280,6 +283,18 @@ impl Seat {
         if let Some(block) = written.block() {
             self.finish_with_block(cell, block)?;
         }
+        self.commit(&range, cell, item, head, written)
+    }
+
+    #[inline]
+    pub(super) fn commit(
+        &mut self,
+        range: &Range,
+        cell: &'static Cell,
+        item: u64,
+        head: u64,
+        written: Written,
+    ) -> Result<(), ShmError> {
         store(&cell.result, head, written);
         crash_point!("board.finish.committed");
         self.running = None;
@@ -290,12 +305,14 @@ impl Seat {
             let before = slot.tasks_done.load(Ordering::Relaxed);
             slot.tasks_done.store(before + 1, Ordering::Relaxed);
         }
-        self.announce(&range, item)
+        self.announce(range, item)
     }
 
     /// The block goes to the board before the result is committed; the cell says so meanwhile, and where it is.
     #[cold]
     fn finish_with_block(&self, cell: &'static Cell, block: u64) -> Result<(), ShmError> {
+        // From here on these words are no progress any more.
+        cell.result[3].store(0, Ordering::Release);
         cell.result[1].store(block, Ordering::Release);
         crash_point!("board.finish.named");
         cell.result[0].store(started(HANDING, self.number), Ordering::Release);
@@ -324,6 +341,9 @@ impl Seat {
                 let old = range.slot.estimate.load(Ordering::Relaxed);
                 let new = if old == 0 { each } else { (3 * old + each) / 4 };
                 range.slot.estimate.store(new.max(1), Ordering::Relaxed);
+                let calls = self.started + self.more_calls;
+                let each = now.saturating_sub(self.begun_ns) / calls.max(1);
+                range.slot.call_ns.store(each.max(1), Ordering::Relaxed);
             }
         }
         // Nothing new for one who leaves: what it has goes to others then.
@@ -343,6 +363,7 @@ impl Seat {
         self.ledger.since_ns.store(self.begun_ns, Ordering::Relaxed);
         self.position = range.first;
         self.started = 0;
+        self.more_calls = 0;
         self.unset = (0, 0);
         Ok(true)
     }

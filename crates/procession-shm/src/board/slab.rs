@@ -38,6 +38,14 @@ impl Slab {
         Ok(at)
     }
 
+    /// Of the room that was given last, what lies behind `end` is free again.
+    pub(super) fn keep(&mut self, end: u64) {
+        let used = end.saturating_sub(self.at).next_multiple_of(8);
+        if used <= self.used {
+            self.used = used;
+        }
+    }
+
     #[cold]
     fn extend(&mut self, board: &Board, at: u64, size: u64) -> Result<(), ShmError> {
         let session = board.session();

@@ -187,7 +187,7 @@ fn a_buried_worker_loses_exactly_the_item_in_hand() {
     assert_eq!(items, [2, 3, 4, 5, 6, 7]);
     let mut outcomes = Vec::new();
     while let Some((item, taken)) = job.collect_any().unwrap() {
-        outcomes.push((item, matches!(taken, Taken::Failed)));
+        outcomes.push((item, matches!(taken, Taken::Failed { .. })));
     }
     outcomes.sort_unstable();
     assert_eq!(outcomes.len(), 8);

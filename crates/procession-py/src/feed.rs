@@ -1,0 +1,202 @@
+//! From a map's items to the engine's: one by one, or many quick calls as one batch.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use procession_engine::pool::{JobId, Message};
+use pyo3::prelude::*;
+use pyo3::types::PyIterator;
+
+use crate::codec::{self, Repeated, batch};
+use crate::pool::{PoolCore, pool_error};
+
+/// How long a batch should take, in nanoseconds: long against the cost of handing it over, short against everything else.
+const BATCH_NS: u64 = 50_000;
+/// After so many items one by one it is looked at again whether batches are worth it.
+const LOOK_EVERY: u64 = 32;
+/// A map keeps at least so many batches for each worker.
+const FOR_EACH_WORKER: usize = 8;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is between an iterator and a job.
+#[derive(Default)]
+pub(crate) struct Feed {
+    /// What the items have in common.
+    pub(crate) repeated: Option<Arc<Repeated>>,
+    /// Taken out of the iterator while there was no room.
+    pub(crate) held: Mutex<VecDeque<Py<PyAny>>>,
+    /// How many those are, so that the lock is taken only if there are any.
+    pub(crate) held_count: AtomicUsize,
+    /// If calls may be handed over together.
+    pub(crate) batches: Option<Mutex<Batches>>,
+}
+
+impl Feed {
+    /// The next item.
+    #[inline]
+    pub(crate) fn take<'py>(
+        &self,
+        py: Python<'py>,
+        items: &Bound<'py, PyIterator>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.held_count.load(Ordering::Relaxed) > 0 {
+            let held = lock(&self.held).pop_front();
+            if let Some(item) = held {
+                self.held_count.fetch_sub(1, Ordering::Relaxed);
+                return Ok(Some(item.into_bound(py)));
+            }
+        }
+        items.clone().next().transpose()
+    }
+
+    /// Keeps an item for the next time.
+    pub(crate) fn hold_back(&self, item: Bound<'_, PyAny>) {
+        lock(&self.held).push_front(item.unbind());
+        self.held_count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How a job's items are put together, and what was put together.
+pub(crate) struct Batches {
+    /// The most items in one.
+    most: usize,
+    /// Of all items.
+    total: usize,
+    workers: usize,
+    /// Fed so far.
+    fed: usize,
+    /// Since the last look.
+    singles: u64,
+    size: usize,
+    /// Batches that were not collected yet: the engine's item, and what is in it.
+    open: VecDeque<(u64, Vec<Py<PyAny>>)>,
+}
+
+impl Batches {
+    pub(crate) fn new(most: usize, total: usize, workers: usize) -> Self {
+        Self {
+            most,
+            total,
+            workers: workers.max(1),
+            fed: 0,
+            singles: 0,
+            size: 1,
+            open: VecDeque::new(),
+        }
+    }
+
+    /// How many of the next items to hand over as one, if a call takes so long.
+    fn choose(&mut self, call_ns: Option<u64>) {
+        let worth = call_ns.map_or(1, |ns| (BATCH_NS / ns.max(1)) as usize);
+        let fair = self.total.saturating_sub(self.fed) / (self.workers * FOR_EACH_WORKER);
+        self.size = worth.min(fair).min(self.most).max(1);
+        self.singles = 0;
+    }
+
+    /// No more batches.
+    pub(crate) fn stop(&mut self) {
+        (self.most, self.size) = (1, 1);
+    }
+
+    /// The items of the batch that the engine knows as `item`.
+    pub(crate) fn collected(&mut self, item: u64) -> Option<Vec<Py<PyAny>>> {
+        match self.open.front() {
+            Some((first, _)) if *first == item => self.open.pop_front().map(|(_, items)| items),
+            _ => None,
+        }
+    }
+}
+
+impl PoolCore {
+    /// As `feed_iter`, with quick calls put together.
+    pub(crate) fn feed_batches<'py>(
+        &self,
+        py: Python<'py>,
+        id: JobId,
+        feed: &Feed,
+        batches: &Mutex<Batches>,
+        items: &Bound<'py, PyIterator>,
+        limit: u64,
+    ) -> PyResult<(u64, bool)> {
+        let mut done = 0;
+        let mut bytes = Vec::with_capacity(batch::ARGUMENTS_MAX);
+        while done < limit {
+            let (size, look) = {
+                let state = lock(batches);
+                (state.size, state.singles >= LOOK_EVERY || state.size > 1)
+            };
+            let size = if look {
+                let call_ns = self.pool.call_ns(id).map_err(pool_error)?;
+                let mut state = lock(batches);
+                state.choose(call_ns);
+                state.size
+            } else {
+                size
+            };
+            let size = size.min(usize::try_from(limit - done).unwrap_or(usize::MAX));
+            let mut together = Vec::new();
+            let mut single = None;
+            let mut ended = false;
+            bytes.clear();
+            while together.len() < size {
+                let Some(item) = feed.take(py, items)? else {
+                    ended = true;
+                    break;
+                };
+                if size == 1 {
+                    single = Some(item);
+                    break;
+                }
+                let fits = {
+                    let encoded =
+                        codec::encode_item(py, self.session, &item, feed.repeated.as_ref())?;
+                    batch::add(&mut bytes, &encoded)
+                };
+                if !fits {
+                    // The first of the next batch, or if it stands alone one by itself.
+                    if together.is_empty() {
+                        single = Some(item);
+                    } else {
+                        feed.hold_back(item);
+                    }
+                    break;
+                }
+                together.push(item.unbind());
+            }
+            if together.len() == 1 {
+                single = together.pop().map(|item| item.into_bound(py));
+            }
+            if !together.is_empty() {
+                let message = Message::new(&bytes);
+                let Some(item) = self.pool.feed(id, message).map_err(pool_error)? else {
+                    for item in together.into_iter().rev() {
+                        feed.hold_back(item.into_bound(py));
+                    }
+                    return Ok((done, false));
+                };
+                done += together.len() as u64;
+                let mut state = lock(batches);
+                state.fed += together.len();
+                state.open.push_back((item, together));
+            }
+            if let Some(item) = single {
+                if self.put(py, id, &item, feed.repeated.as_ref())?.is_none() {
+                    feed.hold_back(item);
+                    return Ok((done, false));
+                }
+                done += 1;
+                let mut state = lock(batches);
+                state.fed += 1;
+                state.singles += 1;
+            }
+            if ended && feed.held_count.load(Ordering::Relaxed) == 0 {
+                return Ok((done, true));
+            }
+        }
+        Ok((done, false))
+    }
+}

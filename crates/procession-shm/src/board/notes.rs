@@ -1,0 +1,158 @@
+//! What a worker notes of an item while it runs it, for items that are many calls.
+//!
+//! The notes stand in a slab of the chunk, the progress in the cell, whose result words are free while the item runs:
+//!
+//! | word of the result | |
+//! |---|---|
+//! | 1 | bytes noted << 32, calls begun << 16, calls noted |
+//! | 2 | where the notes stand |
+//! | 3 | [`NOTED`] |
+//!
+//! If all goes well the notes are the item's result. If the worker dies they tell what was finished, and which call it was.
+
+use crate::error::{Corrupt, ShmError};
+use crate::primitive::Ordering;
+use crate::session::Session;
+
+use super::layout::{Cell, DONE};
+use super::payload::{SLAB, Written};
+use super::run::Seat;
+
+/// In the result's last word: the others are progress.
+pub(super) const NOTED: u64 = u64::from_le_bytes(*b"noted...");
+
+/// The most bytes that can be noted.
+pub const NOTES_MAX: u64 = 1024;
+
+/// Progress of an item whose worker has died.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Calls that were begun.
+    pub begun: usize,
+    /// Calls whose outcome was noted.
+    pub calls: usize,
+    /// What was noted of them.
+    pub bytes: Vec<u8>,
+}
+
+/// Notes of the item in hand.
+#[derive(Debug)]
+pub struct Notes {
+    session: &'static Session,
+    cell: &'static Cell,
+    at: u64,
+    len: u64,
+    begun: u64,
+    calls: u64,
+}
+
+impl Notes {
+    /// A call begins.
+    #[inline]
+    pub fn begin(&mut self) {
+        self.begun += 1;
+        self.tell();
+    }
+
+    /// Notes the outcome of a call; false if there is no room.
+    #[inline]
+    pub fn add(&mut self, parts: &[&[u8]]) -> Result<bool, Corrupt> {
+        let len: usize = parts.iter().map(|p| p.len()).sum();
+        if self.len + len as u64 > NOTES_MAX {
+            return Ok(false);
+        }
+        for part in parts {
+            self.session.segment().write(self.at + self.len, part)?;
+            self.len += part.len() as u64;
+        }
+        self.calls += 1;
+        self.tell();
+        Ok(true)
+    }
+
+    /// What was noted.
+    pub fn bytes(&self) -> Result<&[u8], Corrupt> {
+        self.session.segment().bytes(self.at, self.len)
+    }
+
+    #[inline]
+    fn tell(&self) {
+        let progress = self.len << 32 | (self.begun & 0xffff) << 16 | self.calls & 0xffff;
+        self.cell.result[1].store(progress, Ordering::Release);
+    }
+}
+
+/// The progress in the cell of an item whose worker died.
+pub(super) fn noted(session: &Session, cell: &Cell) -> Result<Option<Noted>, Corrupt> {
+    let [progress, at, mark] = [1, 2, 3].map(|i| cell.result[i].load(Ordering::Relaxed));
+    if mark != NOTED {
+        return Ok(None);
+    }
+    let len = progress >> 32;
+    if len > NOTES_MAX {
+        return Err(Corrupt("a worker's notes are too long"));
+    }
+    Ok(Some(Noted {
+        begun: (progress >> 16 & 0xffff) as usize,
+        calls: (progress & 0xffff) as usize,
+        bytes: session.segment().bytes(at, len)?.to_vec(),
+    }))
+}
+
+impl Seat {
+    /// Begins notes of the item in hand.
+    pub fn notes(&mut self) -> Result<Notes, ShmError> {
+        let (Some((cell, _)), Some(range)) = (self.running, self.range) else {
+            return Err(Corrupt("no task is in hand").into());
+        };
+        let at = self.slab.room(&self.board, &range, NOTES_MAX)?;
+        let notes = Notes {
+            session: self.board.session(),
+            cell,
+            at,
+            len: 0,
+            begun: 0,
+            calls: 0,
+        };
+        notes.tell();
+        cell.result[2].store(at, Ordering::Relaxed);
+        cell.result[3].store(NOTED, Ordering::Release);
+        Ok(notes)
+    }
+
+    /// Commits what was noted as the result of the item in hand.
+    pub fn finish_noted(&mut self, status: u8, notes: &Notes) -> Result<(), ShmError> {
+        let (Some((cell, item)), Some(range)) = (self.running, self.range) else {
+            return Err(Corrupt("no task is in hand").into());
+        };
+        let written = Written {
+            kind: SLAB,
+            len: notes.len,
+            words: [notes.at, 0, 0],
+        };
+        self.slab.keep(notes.at + notes.len);
+        let head = DONE | written.kind << 8 | u64::from(status) << 16 | written.len << 32;
+        self.commit(&range, cell, item, head, written)
+    }
+
+    /// Counts the calls of an item that was many, but one.
+    pub fn count_calls(&mut self, calls: u64) {
+        let more = calls.saturating_sub(1);
+        self.more_calls += more;
+        self.tasks += more;
+        if let Some(slot) = self.shown {
+            let before = slot.tasks_done.load(Ordering::Relaxed);
+            slot.tasks_done.store(before + more, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the owner for items that are one call each.
+    pub fn ask_single(&self) {
+        if let Some(range) = self.range {
+            range
+                .slot
+                .flags
+                .fetch_or(super::layout::SINGLE, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+"""Maps of a pool of processes: one job each, fed as there is room, collected by whoever waits.
+
+Where calls turn out to be quick, the engine is given many as one (a batch).  A batch that is left
+half-way, because a worker died over one of its calls or one result was large, leaves the rest of
+its items: they are run again as items of their own, at the end of the same job, and their outcomes
+put into their places.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ._pool_errors import TaskCancelled
+from ._pool_worker import MAP, STARMAP
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    from . import _native
+    from ._pool_processes import Options
+    from ._pool_results import MapResult
+
+TIMED_OUT, READY, ATTENTION = range(3)
+NEXT, ANY, ALL_DONE, DONE = range(4)
+
+# The most calls that are handed over as one, unless chunksize says less.
+LARGEST_BATCH = 64
+
+
+class Maps:
+    """What a pool's processes do for ``map`` and its like."""
+
+    _core: _native.PoolCore
+    _acting: threading.RLock  # type: ignore[valid-type, unused-ignore]
+    _may_batch: bool
+    _stopped: bool
+
+    def __init__(self, processes: int) -> None:
+        self._size = processes
+        # Those that are not complete, by job; and those that wait for other jobs to end.
+        self._maps: dict[int, MapResult] = {}
+        self._backlog: deque[tuple[MapResult, Any, bool, Sequence[Any], int, Options]] = deque()
+        # To be delivered without anybody waiting here.
+        self._watched_maps: set[MapResult] = set()
+
+    if TYPE_CHECKING:
+
+        def _open(
+            self,
+            mode: int,
+            func: Any,
+            total: int | None,
+            ordered: bool,
+            options: Options,
+            chunk: int,
+        ) -> int | None: ...
+        def _act(self) -> bool: ...
+        def _wait(self, job: int, until: int, number: int, deadline: float | None) -> int: ...
+        def _supervise(self) -> None: ...
+        def _close_when_fed(self) -> None: ...
+        def _forget(self, job: int) -> None: ...
+
+    # -------------------------------------------------------------------------------- new ones
+
+    def submit_map(
+        self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
+        options: Options,
+    ) -> None:  # fmt: skip
+        """Run one call for each item of a list."""
+        if not items:
+            result._set(True, [])
+            return
+        with self._acting:
+            if self._backlog or not self._begin(result, func, star, items, chunk, options):
+                self._backlog.append((result, func, star, items, chunk, options))
+                self._supervise()
+        if result._callback is not None or result._error_callback is not None:
+            self._watched_maps.add(result)
+            self._supervise()
+
+    def _begin(
+        self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
+        options: Options,
+    ) -> bool:  # fmt: skip
+        """Open a map's job; false if the engine has as many jobs as it can have."""
+        mode = STARMAP if star else MAP
+        job = self._open(mode, func, len(items), True, options, chunk)
+        if job is None:
+            return False
+        # Items that may be stopped, or run again, are handed over by themselves.
+        single = chunk == 1 or options.timeout is not None or options.retries or not self._may_batch
+        batches = 1 if single else min(chunk or LARGEST_BATCH, LARGEST_BATCH)
+        self._core.expect_items(job, items, batches, self._size)
+        result._job = job
+        result._batched = batches > 1
+        result._source = iter(items)
+        self._maps[job] = result
+        self._feed_map(result)
+        return True
+
+    def _begin_backlog(self) -> None:
+        """Begin what has waited, as far as the engine has room."""
+        with self._acting:
+            while self._backlog and self._begin(*self._backlog[0]):
+                self._backlog.popleft()
+
+    def _feed_map(self, result: MapResult) -> None:
+        """Give the engine as many items as it takes."""
+        with self._acting:
+            source = result._source
+            if source is None:
+                return
+            assert result._job is not None
+            try:
+                _, ended = self._core.feed_iter(result._job, source, 1 << 30)
+            except BaseException as error:
+                self._end_map(result, result._job)
+                result._source = None
+                result._set(False, error)
+                raise
+            if ended:
+                result._source = None
+                if not result._batched:
+                    self._core.seal(result._job)
+                    self._close_when_fed()
+
+    def _end_map(self, result: MapResult, job: int) -> None:
+        self._watched_maps.discard(result)
+        self._maps.pop(job, None)
+        self._core.close_job(job)
+        self._forget(job)
+
+    # ------------------------------------------------------------------------------- outcomes
+
+    def _collect_map(self, result: MapResult, job: int) -> bool:
+        """Take in what has come of a map; true if that was all."""
+        if self._core.collect(job, result._results, result._errors, result._left):
+            return True
+        if not result._batched or result._source is not None:
+            return False
+        fed, _, _, collected = self._core.progress(job)
+        if collected < fed:
+            return False
+        result._put_in_place()
+        if result._left and self._stopped:
+            stopped = TaskCancelled("the pool was terminated")
+            result._errors += [(place, stopped) for place, _ in result._left]
+            result._left = []
+        if result._left:
+            # By themselves, at the end of the job.
+            left, result._left = result._left, []
+            result._places = [place for place, _ in left]
+            self._core.no_batches(job)
+            result._source = iter([item for _, item in left])
+            self._feed_map(result)
+            return False
+        result._batched = False
+        self._core.seal(job)
+        self._close_when_fed()
+        return True
+
+    def _drive_map(self, result: MapResult, deadline: float | None) -> None:
+        """Work on a map until it is complete, or the time is up."""
+        while True:
+            with self._acting:
+                if result._done:
+                    return
+                if result._job is None:
+                    self._begin_backlog()
+                if result._job is not None:
+                    self._feed_map(result)
+                    if self._collect_map(result, result._job):
+                        self._end_map(result, result._job)
+                        result._complete()
+                        self._begin_backlog()
+                        return
+                job = result._job
+                fed, _, done, collected = self._core.progress(job) if job else (0, 0, 0, 0)
+            if job is None:
+                # All that is in its way is looked after; whatever ends makes room.
+                self._collect_maps()
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+                if self._core.wait_attention(0.02) == ATTENTION:
+                    self._act()
+                continue
+            if deadline is not None and done <= collected and time.monotonic() >= deadline:
+                return
+            until = collected + max(1, (fed - collected) // 4)
+            woken = self._wait(job, DONE, until, deadline)
+            if woken == TIMED_OUT and deadline is not None:
+                # Something may have come; it is taken in before giving up.
+                with self._acting:
+                    if job in self._maps and not self._collect_map(result, job):
+                        return
+
+    def _collect_maps(self) -> None:
+        """Take in what has come of any map, and complete those that are at their end."""
+        with self._acting:
+            for job, result in list(self._maps.items()):
+                if result._done:
+                    self._end_map(result, job)
+                    continue
+                self._feed_map(result)
+                if self._collect_map(result, job):
+                    self._end_map(result, job)
+                    result._complete()
+            self._begin_backlog()
+
+    def _progress_of(self, result: MapResult) -> tuple[int, int]:
+        job = result._job
+        if job is None:
+            return 0, result._length
+        fed, _, done, collected = self._core.progress(job)
+        have = len(result._results) - len(result._left)
+        if not result._batched:
+            return max(done, have), result._length
+        # Batches count as one: what is not collected yet is estimated.
+        share = (done - collected) / max(fed, 1)
+        return min(have + int(share * result._length), result._length), result._length
+
+    def _unfed_maps(self) -> bool:
+        return bool(self._backlog) or any(
+            m._source is not None or m._batched for m in list(self._maps.values())
+        )
+
+    def _cancel_backlog(self, result: MapResult | None = None) -> bool:
+        """Cancel what has not begun: one, or all."""
+        with self._acting:
+            waiting = [b[0] for b in self._backlog if result is None or b[0] is result]
+            self._backlog = deque(b for b in self._backlog if b[0] not in waiting)
+        for one in waiting:
+            one._set(False, TaskCancelled("it was cancelled before it had begun"))
+        return bool(waiting)

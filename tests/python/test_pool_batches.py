@@ -1,0 +1,223 @@
+"""Quick calls are handed over many at a time, and each still has an outcome of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import procession
+from procession.pool import MaybeEncodingError, TaskCancelled, WorkerDied
+
+LIMIT = 60
+COUNT = 20_000
+
+
+def same(x: Any) -> Any:
+    return x
+
+
+def add(x: Any, y: Any) -> Any:
+    return x + y
+
+
+def odd_one(x: int) -> Any:
+    """Quick, until something out of the ordinary comes."""
+    if x == 11_111:
+        raise KeyError(x)
+    if x == 12_222:
+        return lambda: x
+    if x == 13_333:
+        return np.full(100_000, x)
+    if x == 14_444:
+        return "x" * 100_000
+    if x == 15_555:
+        return procession.get_context("fork").Lock()
+    return x
+
+
+def die_at(x: int) -> int:
+    if x == 17_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def leave_at(x: int) -> int:
+    if x in (16_000, 17_000):
+        sys.exit(3)
+    return x
+
+
+def keep_directory(path: str) -> None:
+    global _file
+    _file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def log(x: int) -> int:
+    """Note each run; one of them is the last of its process."""
+    if x > COUNT // 2:
+        os.write(_file, f"{x}\n".encode())
+    if x == 17_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def slow_at_the_end(x: int) -> int:
+    if x == COUNT - 1:
+        time.sleep(LIMIT)
+    return x
+
+
+@pytest.fixture
+def pool() -> Any:
+    with procession.get_context("fork").Pool(2) as pool:
+        yield pool
+
+
+def batches_of(pool: Any, monkeypatch: Any) -> list[int]:
+    """How many items the engine had for each map that has ended since."""
+    seen = []
+    end = pool._engine._end_map
+
+    def end_map(result: Any, job: int) -> None:
+        seen.append(pool._engine._core.progress(job)[0])
+        end(result, job)
+
+    monkeypatch.setattr(pool._engine, "_end_map", end_map)
+    return seen
+
+
+def test_quick_calls_are_put_together(pool: Any, monkeypatch: Any) -> None:
+    seen = batches_of(pool, monkeypatch)
+    assert pool.map(same, range(COUNT)) == list(range(COUNT))
+    assert pool.starmap(add, [(i, 1) for i in range(COUNT)]) == list(range(1, COUNT + 1))
+    assert pool.map(same, [f"{i}" for i in range(COUNT)], chunksize=7) == [
+        f"{i}" for i in range(COUNT)
+    ]
+    assert all(n < COUNT for n in seen), f"no batches: {seen}"
+    assert seen[2] > COUNT // 7, "chunksize is the most that go together"
+    del seen[:]
+    assert pool.map(same, range(COUNT), chunksize=1) == list(range(COUNT))
+    assert pool.map(same, range(COUNT), retries=1) == list(range(COUNT))
+    assert pool.map(same, range(COUNT), timeout=LIMIT) == list(range(COUNT))
+    assert pool.map(time.sleep, [0.001] * 100) == [None] * 100
+    assert seen == [COUNT, COUNT, COUNT, 100]
+
+
+def test_what_is_out_of_the_ordinary_in_a_batch(pool: Any) -> None:
+    result = pool.map_async(odd_one, range(COUNT))
+    with pytest.raises(KeyError) as raised:
+        result.get(LIMIT)
+    assert raised.value.args == (11_111,)
+    assert "in odd_one" in str(raised.value.__cause__)
+    items = [i for i in range(COUNT) if i != 11_111]
+    with pytest.raises(MaybeEncodingError, match="lambda"):
+        pool.map(odd_one, items)
+    items.remove(12_222)
+    got = pool.map(odd_one, items)
+    assert (got[13_331] == np.full(100_000, 13_333)).all()
+    assert got[14_442] == "x" * 100_000
+    assert got[15_553].acquire(timeout=LIMIT)
+    ordinary = [i for i in items if i not in (13_333, 14_444, 15_555)]
+    assert [got[items.index(i)] for i in ordinary[::997]] == ordinary[::997]
+    assert [v for v in got if type(v) is int] == ordinary
+
+
+def test_large_results_from_the_start(pool: Any) -> None:
+    got = pool.map(np.ones, [5000] * 3000)
+    assert len(got) == 3000
+    assert all(a.sum() == 5000 for a in got)
+
+
+@pytest.mark.parametrize("function", [die_at, leave_at])
+def test_a_death_costs_the_call_alone(pool: Any, function: Any) -> None:
+    result = pool.map_async(function, range(COUNT))
+    with pytest.raises(WorkerDied) as raised:
+        result.get(LIMIT)
+    assert raised.value.item == (17_000 if function is die_at else 16_000)
+    assert raised.value.exitcode == (-9 if function is die_at else 3)
+    assert pool.map(same, range(COUNT)) == list(range(COUNT))
+
+
+def test_nothing_is_run_twice(tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    pool = procession.get_context("fork").Pool(2, keep_directory, (str(path),))
+    with pool, pytest.raises(WorkerDied):
+        pool.map(log, range(COUNT))
+    runs = [int(line) for line in path.read_text().split()]
+    assert sorted(runs) == list(range(COUNT // 2 + 1, COUNT))
+
+
+def test_every_outcome_but_one_is_there(pool: Any) -> None:
+    result = pool.map_async(die_at, range(COUNT))
+    result.wait(LIMIT)
+    with pytest.raises(WorkerDied):
+        result.get()
+    # A callback's view of the same: the one error, no other.
+    errors: list[BaseException] = []
+    again = pool.map_async(die_at, range(COUNT), error_callback=errors.append)
+    again.wait(LIMIT)
+    assert [type(e) for e in errors] == [WorkerDied]
+    progress = again.progress()
+    assert progress == (COUNT, COUNT)
+
+
+def test_a_map_with_batches_is_cancelled(pool: Any) -> None:
+    result = pool.map_async(slow_at_the_end, range(COUNT))
+    deadline = time.monotonic() + LIMIT
+    while result.progress()[0] < COUNT // 2:
+        assert not result.ready()
+        assert time.monotonic() < deadline
+    assert result.cancel()
+    with pytest.raises(TaskCancelled):
+        result.get(LIMIT)
+    assert pool.map(same, range(100)) == list(range(100))
+
+
+def test_close_and_join_with_a_result_that_nobody_has() -> None:
+    done: list[Any] = []
+    pool = procession.get_context("fork").Pool(2)
+    pool.map_async(leave_at, range(COUNT), error_callback=done.append)
+    pool.map_async(same, range(COUNT))
+    pool.close()
+    pool.join()
+    assert [type(e) for e in done] == [WorkerDied]
+
+
+def test_more_maps_than_the_engine_has_room_for(pool: Any) -> None:
+    for i in range(100):
+        pool.map_async(same, range(i))  # nobody waits for these
+    results = [pool.map_async(same, range(i)) for i in range(200)]
+    last = pool.map_async(same, range(10), callback=(told := []).append)
+    assert [r.get(LIMIT) for r in reversed(results)] == [list(range(i)) for i in range(199, -1, -1)]
+    last.wait(LIMIT)
+    assert told == [list(range(10))]
+    iterators = [pool.imap(same, range(10)) for _ in range(200)]
+    assert [next(i) for i in iterators] == [0] * 200
+    assert [list(i) for i in iterators] == [list(range(1, 10))] * 200
+
+
+def test_maps_that_wait_for_room_are_cancelled_with_the_pool() -> None:
+    with procession.get_context("fork").Pool(1) as pool:
+        results = [pool.map_async(time.sleep, [LIMIT]) for _ in range(70)]
+        assert results[-1].cancel()
+        with pytest.raises(TaskCancelled):
+            results[-1].get(LIMIT)
+    for result in (results[0], results[-2]):
+        with pytest.raises(TaskCancelled):
+            result.get(LIMIT)
+
+
+def test_iterators_that_nobody_reads_are_too_many_at_last(pool: Any) -> None:
+    def forever() -> Any:
+        while True:
+            yield 1
+
+    with pytest.raises(RuntimeError, match="too many iterators of imap"):
+        _kept = [pool.imap(same, forever()) for _ in range(100)]
