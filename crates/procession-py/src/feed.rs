@@ -151,7 +151,7 @@ impl PoolCore {
                     single = Some(item);
                     break;
                 }
-                let fits = {
+                let fits = batch::add_simple(py, &mut bytes, &item) || {
                     let encoded =
                         codec::encode_item(py, self.session, &item, feed.repeated.as_ref())?;
                     batch::add(&mut bytes, &encoded)

@@ -295,6 +295,10 @@ impl PoolCore {
             let batch = batches.and_then(|b| lock(b).collected(found.item));
             if let Some(batch) = batch {
                 self.take_batch(py, job_word, found, &batch, &mut lists)?;
+                // Dropped like this it need not be asked each time whether the interpreter is ours.
+                for item in batch {
+                    drop(item.into_bound(py));
+                }
             } else {
                 let (success, value) = self.outcome(py, job_word, results.len() as u64, found)?;
                 lists.push(success, value)?;

@@ -188,6 +188,7 @@ fn run_batch<'py>(
     // Where the notes have no room: all outcomes so far.
     let mut spilled: Option<Vec<u8>> = None;
     let mut calls = 0;
+    let mut scratch = Vec::with_capacity(256);
     let learned = learn_function(py, how.session, worker, task.job, function);
     for bytes in batch::arguments(task.bytes()).into_iter().flatten() {
         notes.begin();
@@ -211,6 +212,10 @@ fn run_batch<'py>(
             }
             Err(error) => (RAISED, how.describe.call1((error.into_value(py),))?, None),
         };
+        if fatal.is_none() && batch::outcome_simple(py, status, &mut scratch, &value) {
+            note(&mut notes, &mut spilled, &[&scratch])?;
+            continue;
+        }
         let instead;
         let (status, encoded) = match codec::encode(py, how.session, &value) {
             Ok(encoded) => (status, encoded),

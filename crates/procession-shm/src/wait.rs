@@ -182,18 +182,35 @@ const PAUSES: u32 = 128;
 /// and two peers that both sleep would go on waking each other for ever, where both could spin.
 const SPIN_NS: u64 = 60_000;
 
+/// Who gives the processor away and gets it back only so much later shares it with others that have work to do.
+const CROWDED_NS: u64 = 250_000;
+/// How many waits then go without spinning: at first, and at most if it is so again and again.
+const CROWDED_WAITS: std::ops::Range<u32> = 64..16_384;
+
 thread_local! {
     /// How often in a row spinning was in vain; saturates. Spinning pauses while it is high.
     static VAIN: Cell<u32> = const { Cell::new(0) };
+    /// Waits to come that do not spin, as there are more threads to run than processors.
+    static CROWDED: Cell<u32> = const { Cell::new(0) };
+    /// How many those were the last time.
+    static CROWDED_LAST: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Looks again and again for about as long as a wake-up across two processors takes. The second part
 /// gives the processor away at each turn: the one we wait for may need just this one. A thread that has spun in vain some
 /// times in a row does it only every 16th time, until it helps again.
+///
+/// Where other programs keep all processors busy, giving one away costs a whole time slice of theirs, while a sleeper that is
+/// woken gets it at once: there a thread stops spinning, for longer each time that it finds this to be so.
 fn spin<T>(
     ready: &mut impl FnMut() -> Result<Option<T>, WaitError>,
 ) -> Result<Option<T>, WaitError> {
     if !may_spin() {
+        return Ok(None);
+    }
+    let crowded = CROWDED.get();
+    if crowded > 0 {
+        CROWDED.set(crowded - 1);
         return Ok(None);
     }
     let vain = VAIN.get();
@@ -203,6 +220,7 @@ fn spin<T>(
     }
     let pauses = if single_cpu() { 0 } else { PAUSES };
     let begin = now_ns();
+    let mut before = begin;
     for turn in 0.. {
         if turn < pauses {
             std::hint::spin_loop();
@@ -211,12 +229,22 @@ fn spin<T>(
             }
         } else {
             std::thread::yield_now();
-            if turn % 8 == 0 && now_ns().saturating_sub(begin) > SPIN_NS {
+            let now = now_ns();
+            if now.saturating_sub(before) > CROWDED_NS {
+                let waits = CROWDED_LAST.get().saturating_mul(2);
+                let waits = waits.clamp(CROWDED_WAITS.start, CROWDED_WAITS.end);
+                CROWDED_LAST.set(waits);
+                CROWDED.set(waits);
+                return ready();
+            }
+            if now.saturating_sub(begin) > SPIN_NS {
                 break;
             }
+            before = now;
         }
         if let Some(value) = ready()? {
             VAIN.set(0);
+            CROWDED_LAST.set(CROWDED_LAST.get() / 2);
             return Ok(Some(value));
         }
     }

@@ -12,6 +12,7 @@ use procession_shm::Session;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use super::encode::encode_simple;
 use super::{BATCH, Encoded, Taken, finish, take};
 
 /// A batch's arguments are not longer.
@@ -35,6 +36,46 @@ pub(crate) fn add(batch: &mut Vec<u8>, encoded: &Encoded<'_>) -> bool {
     batch.extend_from_slice(&encoded.head);
     batch.extend_from_slice(encoded.tail);
     true
+}
+
+/// As [`add`], straight from an object of one of the simple types; false for all others.
+#[inline]
+pub(crate) fn add_simple(py: Python<'_>, batch: &mut Vec<u8>, obj: &Bound<'_, PyAny>) -> bool {
+    let before = batch.len();
+    if batch.is_empty() {
+        batch.push(BATCH);
+    }
+    if simple(py, batch, obj, ARGUMENT_MAX) && batch.len() <= ARGUMENTS_MAX {
+        return true;
+    }
+    batch.truncate(before);
+    false
+}
+
+/// Adds the length and the encoding of an object of one of the simple types.
+#[inline]
+fn simple(py: Python<'_>, out: &mut Vec<u8>, obj: &Bound<'_, PyAny>, most: usize) -> bool {
+    let at = out.len();
+    out.extend_from_slice(&[0, 0]);
+    if !encode_simple(py, obj, out) {
+        return false;
+    }
+    let len = out.len() - at - 2;
+    out[at..at + 2].copy_from_slice(&(len as u16).to_le_bytes());
+    len <= most
+}
+
+/// Writes an outcome of one of the simple types, head and all; false for all others.
+#[inline]
+pub(crate) fn outcome_simple(
+    py: Python<'_>,
+    status: u8,
+    out: &mut Vec<u8>,
+    obj: &Bound<'_, PyAny>,
+) -> bool {
+    out.clear();
+    out.push(status);
+    simple(py, out, obj, usize::from(REST) - 1)
 }
 
 /// The arguments of a batch, if the message is one.

@@ -147,6 +147,15 @@ pub(super) fn scalar_with_tail<'a>(
     scalar(py, obj, &mut out.head, Some(&mut out.tail))
 }
 
+/// Encodes a short object of one of the simple types, or a short tuple of such; false for all others, with `head` in any state.
+#[inline]
+pub(super) fn encode_simple(py: Python<'_>, obj: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> bool {
+    scalar(py, obj, head, None)
+        || obj
+            .cast_exact::<PyTuple>()
+            .is_ok_and(|tuple| small_tuple(py, tuple, head))
+}
+
 /// Encodes one of the simple types; false if it is none. A large body is lent to `tail` instead of being copied.
 #[inline]
 fn scalar<'a>(
