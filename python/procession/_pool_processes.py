@@ -217,8 +217,10 @@ class Processes(Maps):
     def _open_now(self, *terms: Any) -> int:
         """Open a job, waiting for others to end as long as they do so by themselves."""
         while (job := self._open(*terms)) is None:
-            fed = [i for i in list(self._imaps.values()) if i._source is None and i._drained is None]
-            if not fed and not self._maps:
+            ending = any(
+                i._source is None and i._drained is None for i in list(self._imaps.values())
+            )
+            if not ending and not self._maps:
                 raise RuntimeError(
                     "too many iterators of imap are open in one pool: read some to their end, or "
                     "drop them, before making more"

@@ -156,3 +156,94 @@ impl Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Board, JobOptions, Next, Taken};
+    use super::*;
+    use crate::ring::Message;
+
+    fn board() -> Board {
+        let session = crate::kinds::create("notes", None).unwrap();
+        Board::create(session, "board", 4, 0).unwrap()
+    }
+
+    #[test]
+    fn notes_are_the_result_or_what_is_left_of_the_dead() {
+        let board = board();
+        let mut job = board
+            .open_job(Message::default(), JobOptions::default())
+            .unwrap()
+            .unwrap();
+        for _ in 0..3 {
+            job.feed(Message::new(b"two calls"), false).unwrap();
+        }
+        job.seal();
+        let mut seat = board.sit_down(1).unwrap().unwrap();
+        // One goes well.
+        assert!(matches!(seat.try_next().unwrap(), Next::Task(_)));
+        let mut notes = seat.notes().unwrap();
+        for call in [b"one", b"two"] {
+            notes.begin();
+            assert!(notes.add(&[call, b";"]).unwrap());
+        }
+        assert!(!notes.add(&[&[0; NOTES_MAX as usize]]).unwrap(), "no room");
+        seat.count_calls(2);
+        seat.finish_noted(5, &notes).unwrap();
+        assert_eq!(seat.tasks(), 2);
+        // One is run by a worker that keeps no notes, one by a worker that dies in its second call.
+        assert!(matches!(seat.try_next().unwrap(), Next::Task(_)));
+        seat.finish(6, Message::new(b"plain")).unwrap();
+        assert!(matches!(seat.try_next().unwrap(), Next::Task(_)));
+        let mut notes = seat.notes().unwrap();
+        notes.begin();
+        assert!(notes.add(&[b"one;"]).unwrap());
+        notes.begin();
+        board.bury_worker(1).unwrap();
+        std::mem::forget(seat);
+        board.departed().unwrap();
+        assert!(job.fail(2).unwrap());
+
+        let Some((0, Taken::Done { status, payload })) = job.collect_next().unwrap() else {
+            panic!("the first is done");
+        };
+        assert_eq!((status, &payload[..]), (5, &b"one;two;"[..]));
+        let Some((1, Taken::Done { status: 6, .. })) = job.collect_next().unwrap() else {
+            panic!("the second is done");
+        };
+        let Some((2, Taken::Failed { noted: Some(left) })) = job.collect_next().unwrap() else {
+            panic!("the third has died, with notes");
+        };
+        assert_eq!((left.begun, left.calls), (2, 1));
+        assert_eq!(left.bytes, b"one;");
+    }
+
+    #[test]
+    fn what_another_run_of_the_same_item_noted_is_forgotten() {
+        let board = board();
+        let mut job = board
+            .open_job(Message::default(), JobOptions::default())
+            .unwrap()
+            .unwrap();
+        job.feed(Message::new(b"calls"), false).unwrap();
+        job.seal();
+        for (worker, notes) in [(1, true), (2, false)] {
+            let mut seat = board.sit_down(worker).unwrap().unwrap();
+            assert!(matches!(seat.try_next().unwrap(), Next::Task(_)));
+            if notes {
+                seat.notes().unwrap().begin();
+            }
+            board.bury_worker(worker).unwrap();
+            std::mem::forget(seat);
+            board.departed().unwrap();
+            if worker == 1 {
+                assert!(job.retry(0).unwrap());
+            }
+        }
+        assert!(job.fail(0).unwrap());
+        assert!(matches!(
+            job.collect_next().unwrap(),
+            Some((0, Taken::Failed { noted: None }))
+        ));
+    }
+}
