@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 from typing import NoReturn
 
 from . import _native, process, util
 
-__all__ = ["enter", "finish", "open_sentinel"]
+__all__ = ["enter", "finish", "hold_interrupts_back", "let_interrupts_in", "open_sentinel"]
+
+
+# The signals that were blocked before those of Ctrl-C were held back.
+_blocked: set[int] | None = None
+
+
+def hold_interrupts_back() -> None:
+    """Before a fork: a Ctrl-C reaches the child only once it can deal with it."""
+    global _blocked
+    _blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def let_interrupts_in() -> None:
+    """After the fork; in the child once it can tell of a ``KeyboardInterrupt``, or not tell."""
+    global _blocked
+    if _blocked is not None:
+        blocked, _blocked = _blocked, None
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def enter(token: int, parent_pid: int, session_fd: int = -1) -> None:

@@ -137,8 +137,14 @@ class Popen:
     def _launch(self, process_obj: process.BaseProcess) -> None:
         parent_pid = os.getpid()
         with _forking:
-            _native.fork_into(self._token)
-            pid = os.fork()
+            _child.hold_interrupts_back()
+            pid = -1
+            try:
+                _native.fork_into(self._token)
+                pid = os.fork()
+            finally:
+                if pid != 0:
+                    _child.let_interrupts_in()
         if pid == 0:
             self._run_child(process_obj, parent_pid)
         self._adopt(pid)

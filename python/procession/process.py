@@ -280,10 +280,11 @@ class BaseProcess(_compat.Linkable):
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         """In the child: become this process, run, and return the exit code."""
-        from . import context, util
+        from . import _child, context, util
 
         global _children, _current_process, _parent_process, _process_counter
         try:
+            _child.let_interrupts_in()
             if self._start_method is not None:
                 context._force_start_method(self._start_method)
             _process_counter = itertools.count(1)
