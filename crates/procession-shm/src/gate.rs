@@ -5,11 +5,15 @@
 //! | 1 | sleeper | reads `seq`, sets `sleepers`, full fence, looks at its condition a last time |
 //! | 2 | sleeper | sleeps while `seq` is what it read |
 //! | A | waker | makes the condition true, full fence, reads `sleepers` |
-//! | B | waker | if set: clears it, adds one to `seq`, wakes; if somebody was woken, sets `sleepers` again, there may be more |
+//! | B | waker of one | if set: adds one to `seq`, wakes one; leaves `sleepers` as it is, unless nobody was there to be woken: then C |
+//! | C | waker of all | if set: clears it, adds one to `seq`, wakes all |
 //!
 //! Either the sleeper's last look comes after A and sees the condition, or the waker's read comes after 1 and sees the
-//! sleeper. `sleepers` is a flag and no count: a sleeper that was killed leaves at worst one wake-up for nobody, which
-//! clears it. A waker that is killed between A and B is why every sleep is cut into slices (see `wait`).
+//! sleeper. While one waker wakes one, `sleepers` stays set, so that another waker at the same time sees it too. A sleeper
+//! that had set it before C clears it has read a `seq` that C makes old, and so looks again instead of sleeping.
+//!
+//! `sleepers` is a flag and no count: a sleeper that was killed leaves at worst one wake-up for nobody, which clears it. A
+//! waker that is killed between A and B is why every sleep is cut into slices (see `wait`).
 
 use crate::primitive::{AtomicU32, Ordering, fence};
 
@@ -41,7 +45,7 @@ impl Gate {
 
     /// Call after the condition has become true (step A): wakes if anybody sleeps. No system call otherwise.
     #[inline]
-    pub fn notify(&self, wake: Wake, futex_wake: impl FnOnce(&AtomicU32, u32) -> usize) {
+    pub fn notify(&self, wake: Wake, futex_wake: impl Fn(&AtomicU32, u32) -> usize) {
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) != 0 {
             self.notify_sleepers(wake, futex_wake);
@@ -49,13 +53,16 @@ impl Gate {
     }
 
     #[cold]
-    fn notify_sleepers(&self, wake: Wake, futex_wake: impl FnOnce(&AtomicU32, u32) -> usize) {
+    fn notify_sleepers(&self, wake: Wake, futex_wake: impl Fn(&AtomicU32, u32) -> usize) {
+        if wake == Wake::One {
+            self.seq.fetch_add(1, Ordering::SeqCst);
+            if futex_wake(&self.seq, 1) > 0 {
+                return;
+            }
+        }
         self.sleepers.swap(0, Ordering::SeqCst);
         self.seq.fetch_add(1, Ordering::SeqCst);
-        let woken = futex_wake(&self.seq, if wake == Wake::One { 1 } else { u32::MAX });
-        if wake == Wake::One && woken > 0 {
-            self.sleepers.store(1, Ordering::SeqCst);
-        }
+        futex_wake(&self.seq, u32::MAX);
     }
 
     /// Step 1: call, then look at the condition once more, and only then sleep on [`Gate::word`] at the returned value.

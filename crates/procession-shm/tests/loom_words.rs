@@ -141,6 +141,34 @@ fn each_item_finds_a_sleeper() {
     });
 }
 
+/// The board and the condition's lock: two items announced by two wakers at once, whom no guard puts in order.
+#[test]
+fn two_wakers_at_once_wake_two_sleepers() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(model.preemption_bound.unwrap_or(2).min(2));
+    model.check(|| {
+        let place = Arc::new(Place::default());
+        let items = Arc::new(AtomicU32::new(0));
+        let sleeper = thread::spawn({
+            let (place, items) = (place.clone(), items.clone());
+            move || place.until(|| take(&items))
+        });
+        let put = |place: &Place, items: &AtomicU32| {
+            items.fetch_add(1, Ordering::Release);
+            place.notify(Wake::One);
+        };
+        let wakers = [(); 2].map(|()| {
+            let (place, items) = (place.clone(), items.clone());
+            thread::spawn(move || put(&place, &items))
+        });
+        place.until(|| take(&items));
+        sleeper.join().unwrap();
+        for waker in wakers {
+            waker.join().unwrap();
+        }
+    });
+}
+
 /// What [`Gate`] would be without its fences.
 struct Careless {
     seq: AtomicU32,
