@@ -15,10 +15,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::boards::{busy, use_board};
 use common::stores::{Value, got, stored, with_key};
 use common::world::World;
 use common::{Dice, Inside, inside, setting, start};
 use procession_shm::arena::BlockOwner;
+use procession_shm::board::Board;
 use procession_shm::layout::Geometry;
 use procession_shm::memory::Memory;
 use procession_shm::objects::Handle;
@@ -291,6 +293,8 @@ fn use_object(session: &'static Session, handle: Handle) {
             );
         }
         let _ = (barrier.abort(), barrier.reset());
+    } else if let Ok(board) = Board::of(handle.clone()) {
+        use_board(&board);
     } else if let Ok(map) = Map::of(handle.clone()) {
         use_map(session, &map);
     } else if let Ok(list) = List::of(handle.clone()) {
@@ -369,8 +373,8 @@ fn child() {
     std::process::exit(0);
 }
 
-/// Everything that a session can contain: queues with all kinds of messages, waiters, locks that are held.
-fn lively() -> (&'static Session, World) {
+/// Everything that a session can contain: queues with all kinds of messages, waiters, locks that are held, a pool's work.
+fn lively() -> (&'static Session, World, Board) {
     let session = kinds::create("lively", Some(256 << 20)).unwrap();
     let world = World::create(session);
     for seq in 0..24 {
@@ -394,13 +398,14 @@ fn lively() -> (&'static Session, World) {
     }
     std::mem::forget(world.condition.enlist().unwrap());
     let _ = world.barrier.arrive(NOW, &mut || true).unwrap().unwrap();
-    (session, world)
+    (session, world, busy(session))
 }
 
 #[test]
 fn nonsense_in_memory_is_an_error_and_no_crash() {
-    let (session, world) = lively();
-    let names = world.names();
+    let (session, world, board) = lively();
+    let of_board = [board.handle().index(), board.handle().generation()];
+    let names = [world.names(), of_board.map(u64::from).to_vec()].concat();
     let once = std::env::var("PROCESSION_FUZZ_SEED").is_ok();
     let mut seed = setting("PROCESSION_FUZZ_SEED", u64::from(std::process::id()) << 32);
     let duration = Duration::from_secs(setting("PROCESSION_FUZZ_SECONDS", 5));

@@ -213,11 +213,18 @@ impl Front {
     }
 
     pub(crate) fn wait(&mut self, job: JobId, until: Until) -> Result<(), PoolError> {
+        let end = deadline();
         loop {
-            match self.pool.wait(job, until, deadline(), &mut || true)? {
+            match self.pool.wait(job, until, end, &mut || true)? {
                 Woken::Ready => return Ok(()),
                 Woken::Attention => self.serve(),
             }
+            assert!(
+                !end.passed(),
+                "it never came: {:?}, workers {:?}",
+                self.pool.progress(job),
+                self.pool.workers()
+            );
         }
     }
 

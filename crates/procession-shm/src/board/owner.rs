@@ -111,7 +111,7 @@ impl Board {
         if let Some(block) = written.block() {
             payload::hand_over(session, self.index(), block)?;
         }
-        let serial = body.serial.load(Ordering::Relaxed) + 1;
+        let serial = body.serial.load(Ordering::Relaxed).wrapping_add(1);
         body.serial.store(serial, Ordering::Relaxed);
         let flags = if options.as_finished { AS_FINISHED } else { 0 }
             | if options.keep_arguments {

@@ -253,6 +253,9 @@ impl Payload {
     }
 
     fn set_slab(&mut self, at: u64, take: Take) -> Result<(), ShmError> {
+        if self.len > SLAB_MAX {
+            return Err(Corrupt("a slab's payload is too long").into());
+        }
         let bytes = self.session.segment().bytes(at, self.len as u64)?;
         self.bytes = if take == Take::Final {
             Bytes::Heap(bytes.to_vec())

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub)] // every test program uses its own part of this
 
+pub mod boards;
 pub mod stores;
 pub mod world;
 
