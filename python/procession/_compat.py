@@ -71,6 +71,7 @@ def link() -> None:
         set_process_name(process._current_process._name)
     _share_reductions()
     _share_authkey()
+    _share_wait()
 
 
 def _add_base(ours: type, theirs: Any) -> None:
@@ -110,6 +111,32 @@ def _share_reductions() -> None:
         from .reduction import ForkingPickler
 
         theirs._extra_reducers = _Reducers(table, ForkingPickler._extra_reducers)  # type: ignore[union-attr]
+
+
+def _share_wait() -> None:
+    """Let ``connection.wait`` of the other package do as ours where it gets objects of ours.
+
+    A descriptor of ours says that it is worth a look, and may say so once too often: whoever goes
+    by the descriptor alone would then block in ``recv``.
+    """
+    theirs = standard("connection")
+    original: Any = getattr(theirs, "wait", None)
+    if original is None or hasattr(original, "__wrapped__"):
+        return
+    import functools
+
+    @functools.wraps(original)
+    def wait(object_list: Any, timeout: float | None = None) -> list[Any]:
+        from . import connection
+
+        objects = list(object_list)
+        sources = [getattr(obj, "_session_object", obj) for obj in objects]
+        if any(isinstance(source, connection._SESSION_TYPES) for source in sources):
+            return connection.wait(objects, timeout)
+        found: list[Any] = original(objects, timeout)
+        return found
+
+    theirs.wait = wait  # type: ignore[union-attr]
 
 
 def set_spawning_popen(popen: Any) -> None:
@@ -161,6 +188,10 @@ def _in_child() -> bool:
 class _Watcher(MetaPathFinder):
     """Waits for somebody to import the standard package, then links, then goes away."""
 
+    def __init__(self) -> None:
+        names = (f"{_STANDARD}.{module}" for module in ("context", "connection"))
+        self._awaited = {name for name in names if name not in sys.modules}
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -168,12 +199,14 @@ class _Watcher(MetaPathFinder):
             # logging will ask the module named so for the name of this process.
             with contextlib.suppress(ImportError):
                 __import__(_STANDARD)
-        if fullname != f"{_STANDARD}.context":
+        if fullname not in self._awaited:
             return None
-        with contextlib.suppress(ValueError):
-            sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec = finder.find_spec(fullname, path, target)
+        self._awaited.remove(fullname)
+        if not self._awaited:
+            with contextlib.suppress(ValueError):
+                sys.meta_path.remove(self)
+        for finder in list(sys.meta_path):
+            spec = finder.find_spec(fullname, path, target) if finder is not self else None
             if spec is not None:
                 break
         else:
@@ -203,5 +236,7 @@ def watch() -> None:
     """Link now if the standard package is loaded, otherwise when it gets loaded."""
     if standard("context") is not None:
         link()
-    elif _STANDARD not in sys.modules:
+    elif _STANDARD in sys.modules:
+        return
+    if standard("connection") is None:
         sys.meta_path.insert(0, _Watcher())

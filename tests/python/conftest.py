@@ -124,7 +124,7 @@ def descriptors() -> dict[int, str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the one that listed the folder
+        except (FileNotFoundError, ProcessLookupError):  # the one that listed the folder
             continue
     return found
 
@@ -136,7 +136,7 @@ def shared_files() -> dict[str, str]:
         try:
             if path.stat().st_uid == os.getuid():
                 found[path.name] = "a file in /dev/shm"
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 

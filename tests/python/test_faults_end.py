@@ -120,7 +120,7 @@ def memory_of(pid: int) -> set[tuple[int, int]]:
                 if os.readlink(link).startswith("/memfd:procession"):
                     status = os.stat(link)
                     found.add((status.st_dev, status.st_ino))
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
     except (FileNotFoundError, PermissionError, ProcessLookupError):
         pass

@@ -10,6 +10,7 @@ import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,36 @@ def test_executors_replace_their_workers(start_method: str, ctx: BaseContext) ->
     with ProcessPoolExecutor(1, mp_context=ctx, max_tasks_per_child=2) as executor:  # type: ignore[arg-type]
         pids = [executor.submit(os.getpid).result() for _ in range(4)]
     assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+WAIT = """\
+import select, sys
+import {first}, {second}
+import multiprocessing.connection
+
+queue = procession.SimpleQueue()
+reader, writer = procession.Pipe(duplex=False)
+other_reader, other_writer = multiprocessing.Pipe(duplex=False)
+for end, send in ((queue._reader, queue.put), (reader, writer.send)):
+    descriptor = end.fileno()
+    for _ in range(3):
+        send("message")
+        assert multiprocessing.connection.wait([end, other_reader]) == [end]
+        assert end.recv() == "message"
+        # Whatever the descriptor says now, there is nothing.
+        assert multiprocessing.connection.wait([end, other_reader], 0) == []
+other_writer.send("message")
+assert multiprocessing.connection.wait([reader, queue._reader, other_reader]) == [other_reader]
+assert multiprocessing.connection.wait([other_reader], 0) == [other_reader]
+print(multiprocessing.connection.wait.__wrapped__.__module__)
+"""
+
+
+@pytest.mark.parametrize("first", ["procession", "multiprocessing"])
+def test_the_standard_package_waits_for_our_objects(first: str, run_program: Any) -> None:
+    second = "multiprocessing" if first == "procession" else "procession"
+    done = run_program(WAIT.replace("{first}", first).replace("{second}", second))
+    assert (done.stdout, done.stderr) == ("multiprocessing.connection\n", "")
 
 
 # Ran with both packages: what the other passes on with its own means has to arrive.

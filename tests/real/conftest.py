@@ -114,7 +114,8 @@ def compare(tmp_path: Path) -> Compare:
             users = [pid for pid, seen in done.modules[used].items() if modules <= seen]
             assert users, f"{modules} of {used} not used: {done.modules}"
             if in_workers:
-                assert len(users) >= 3, f"{modules} of {used} used only by {users}"
+                # The program itself, and at least one of those: the tests may all go to one worker.
+                assert len(users) >= 2, f"{modules} of {used} used only by {users}"
             elif forks:
                 assert done.forks >= 2, "no two processes were started"
         assert result(ours) == result(plain)
