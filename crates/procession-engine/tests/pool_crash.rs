@@ -11,7 +11,10 @@ use procession_engine::pool::{Config, Failure, JobSpec, Message, Order, Outcome,
 
 use procession_sys::clock::Deadline;
 
-use pool_support::{BLOCK, ECHO, Front, SLOW, arguments, assert_echo, new_block, run_worker};
+use pool_support::{
+    BLOCK, CALLS, ECHO, Front, NOTES, NOTES_BLOCK, SLOW, arguments, assert_echo, new_block,
+    note_of, run_worker,
+};
 
 /// Where the workers begin. On its own it is over at once.
 #[test]
@@ -120,6 +123,81 @@ fn a_worker_may_die_at_any_step_and_its_item_is_run_again() {
             eprintln!("{point}:{nth}");
             crash_at(point, *nth, 3);
         }
+    }
+}
+
+/// Every step of a worker that keeps notes, and at which pass.
+const NOTE_STEPS: &[(&str, u32)] = &[
+    ("board.start.started", 4),
+    ("board.notes.opened", 1),
+    ("board.notes.opened", 4),
+    ("board.notes.begun", 1),
+    ("board.notes.begun", 11),
+    ("board.notes.written", 1),
+    ("board.notes.written", 12),
+    ("board.notes.told", 1),
+    ("board.notes.told", 12),
+    ("board.notes.closed", 3),
+    ("board.finish.written", 3),
+    ("board.finish.named", 3),
+    ("board.finish.handing", 3),
+    ("board.finish.handed", 3),
+    ("board.finish.committed", 6),
+];
+
+/// At most one item fails. What is told of it is what its worker had noted, and no call is missing that was begun.
+fn crash_in_notes(point: &str, nth: u32) {
+    let mut front = Front::new(&Config::new("notes", 1), "worker");
+    front.crash_at = Some(format!("{point}:{nth}"));
+    let job = (front.pool)
+        .open_job(Message::default(), JobSpec::default())
+        .unwrap();
+    let what = |item: u64| if item % 2 == 0 { NOTES } else { NOTES_BLOCK };
+    let items = 40;
+    for item in 0..items {
+        front.feed(job, &[what(item)]);
+    }
+    front.pool.seal(job).unwrap();
+    let all: Vec<u8> = (0..CALLS).flat_map(note_of).collect();
+    let mut failed = 0;
+    for item in 0..items {
+        let collected = front.collect(job, Order::InOrder);
+        assert_eq!(collected.item, item);
+        match collected.outcome {
+            Outcome::Done { status, payload } => {
+                assert_eq!((status, payload.bytes()), (1, &all[..]));
+                assert_eq!(payload.block().is_some(), what(item) == NOTES_BLOCK);
+            }
+            Outcome::Failed(Failure::WorkerDied { .. }) => {
+                failed += 1;
+                let noted = collected.noted.unwrap_or_default();
+                assert!((noted.calls..=noted.calls + 1).contains(&noted.begun));
+                let bytes: Vec<u8> = (0..noted.calls).flat_map(note_of).collect();
+                assert_eq!(noted.bytes, bytes, "{point}:{nth}");
+                match point {
+                    "board.start.started" | "board.notes.opened" => assert_eq!(noted.begun, 0),
+                    "board.notes.begun" | "board.notes.written" => {
+                        assert_eq!(noted.begun, noted.calls + 1);
+                    }
+                    "board.notes.told" => assert_eq!(noted.begun, noted.calls),
+                    _ => assert_eq!(noted.calls, CALLS, "all calls were finished"),
+                }
+            }
+            other => panic!("{point}:{nth}: {other:?}"),
+        }
+    }
+    let committed = u32::from(point == "board.finish.committed");
+    assert_eq!(failed + committed, 1, "{point}:{nth}");
+    front.close_job(job);
+    front.join();
+    assert!(front.exits.contains(&-9), "{point}:{nth} was not passed");
+}
+
+#[test]
+fn a_worker_may_die_at_any_step_of_its_notes() {
+    for (point, nth) in NOTE_STEPS {
+        eprintln!("{point}:{nth}");
+        crash_in_notes(point, *nth);
     }
 }
 

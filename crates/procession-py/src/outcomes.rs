@@ -105,7 +105,7 @@ impl PoolCore {
                 let noted = found.noted.unwrap_or_default();
                 outcomes(&noted.bytes, None, lists)?;
                 let over = match failure {
-                    Failure::WorkerDied { .. } => noted.begun.max(noted.calls + 1),
+                    Failure::WorkerDied { .. } => noted.begun,
                     _ => items.len(),
                 };
                 (Some(failure), over)

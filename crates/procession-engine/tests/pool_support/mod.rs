@@ -30,6 +30,17 @@ pub(crate) const BLOCK: u8 = 4;
 pub(crate) const FUNCTION: u8 = 5;
 /// Echo, after long enough for others to take over what waits behind it.
 pub(crate) const SLOW: u8 = 6;
+/// Some calls, of each of which the worker keeps a note; the notes are the result.
+pub(crate) const NOTES: u8 = 7;
+/// As `NOTES`, and the result is the notes and a block.
+pub(crate) const NOTES_BLOCK: u8 = 8;
+/// How many calls those are.
+pub(crate) const CALLS: usize = 3;
+
+/// What is noted of a call.
+pub(crate) fn note_of(call: usize) -> Vec<u8> {
+    vec![call as u8; 20 + call]
+}
 
 pub(crate) fn deadline() -> Deadline {
     Deadline::after(Some(Duration::from_secs(60)))
@@ -73,6 +84,23 @@ pub(crate) fn run_worker() {
             FUNCTION => {
                 let function = worker.function().unwrap();
                 worker.finish(2, Message::new(&function)).unwrap();
+            }
+            NOTES | NOTES_BLOCK => {
+                let mut notes = worker.notes().unwrap();
+                for call in 0..CALLS {
+                    notes.begin();
+                    assert!(notes.add(&[&note_of(call)]).unwrap());
+                }
+                worker.count_calls(CALLS as u64);
+                if what == NOTES {
+                    worker.finish_noted(1, &notes).unwrap();
+                } else {
+                    let answer = Message {
+                        block: Some(new_block(session)),
+                        ..Message::new(notes.bytes().unwrap())
+                    };
+                    worker.finish(1, answer).unwrap();
+                }
             }
             _ => {
                 let until = now_ns() + if what == SLOW { 2_500_000 } else { 0 };

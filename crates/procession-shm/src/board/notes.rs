@@ -4,22 +4,26 @@
 //!
 //! | word of the result | |
 //! |---|---|
-//! | 1 | bytes noted << 32, calls begun << 16, calls noted |
-//! | 2 | where the notes stand |
-//! | 3 | [`NOTED`] |
+//! | 1 | where the notes stand, as in a result: finishing is one store of the head |
+//! | 2 | bytes noted << 32, calls begun << 16, calls noted |
+//! | 3 | the same place, and [`NOTED`] |
+//!
+//! A result that is more than the notes stands in a block of its own, which only the first word names: so the notes are there
+//! until the head says that the item is done.
 //!
 //! If all goes well the notes are the item's result. If the worker dies they tell what was finished, and which call it was.
 
+use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
 use crate::primitive::Ordering;
 use crate::session::Session;
 
 use super::layout::{Cell, DONE};
-use super::payload::{SLAB, Written};
+use super::payload::SLAB;
 use super::run::Seat;
 
-/// In the result's last word: the others are progress.
-pub(super) const NOTED: u64 = u64::from_le_bytes(*b"noted...");
+/// In the upper bits of the result's last word: there are notes. No place in a session is so far behind.
+const NOTED: u64 = 0x4e6f << 48;
 
 /// The most bytes that can be noted.
 pub const NOTES_MAX: u64 = 1024;
@@ -52,6 +56,7 @@ impl Notes {
     pub fn begin(&mut self) {
         self.begun += 1;
         self.tell();
+        crash_point!("board.notes.begun");
     }
 
     /// Notes the outcome of a call; false if there is no room.
@@ -65,8 +70,10 @@ impl Notes {
             self.session.segment().write(self.at + self.len, part)?;
             self.len += part.len() as u64;
         }
+        crash_point!("board.notes.written");
         self.calls += 1;
         self.tell();
+        crash_point!("board.notes.told");
         Ok(true)
     }
 
@@ -78,17 +85,17 @@ impl Notes {
     #[inline]
     fn tell(&self) {
         let progress = self.len << 32 | (self.begun & 0xffff) << 16 | self.calls & 0xffff;
-        self.cell.result[1].store(progress, Ordering::Release);
+        self.cell.result[2].store(progress, Ordering::Release);
     }
 }
 
 /// The progress in the cell of an item whose worker died.
 pub(super) fn noted(session: &Session, cell: &Cell) -> Result<Option<Noted>, Corrupt> {
-    let [progress, at, mark] = [1, 2, 3].map(|i| cell.result[i].load(Ordering::Relaxed));
-    if mark != NOTED {
+    let [progress, place] = [2, 3].map(|i| cell.result[i].load(Ordering::Relaxed));
+    if place >> 48 != NOTED >> 48 {
         return Ok(None);
     }
-    let len = progress >> 32;
+    let (at, len) = (place & !NOTED, progress >> 32);
     if len > NOTES_MAX {
         return Err(Corrupt("a worker's notes are too long"));
     }
@@ -115,8 +122,10 @@ impl Seat {
             calls: 0,
         };
         notes.tell();
-        cell.result[2].store(at, Ordering::Relaxed);
-        cell.result[3].store(NOTED, Ordering::Release);
+        cell.result[1].store(at, Ordering::Relaxed);
+        cell.result[3].store(NOTED | at, Ordering::Release);
+        self.noted = true;
+        crash_point!("board.notes.opened");
         Ok(notes)
     }
 
@@ -125,14 +134,11 @@ impl Seat {
         let (Some((cell, item)), Some(range)) = (self.running, self.range) else {
             return Err(Corrupt("no task is in hand").into());
         };
-        let written = Written {
-            kind: SLAB,
-            len: notes.len,
-            words: [notes.at, 0, 0],
-        };
         self.slab.keep(notes.at + notes.len);
-        let head = DONE | written.kind << 8 | u64::from(status) << 16 | written.len << 32;
-        self.commit(&range, cell, item, head, written)
+        crash_point!("board.notes.closed");
+        let head = DONE | SLAB << 8 | u64::from(status) << 16 | notes.len << 32;
+        cell.result[0].store(head, Ordering::Release);
+        self.committed(&range, item)
     }
 
     /// Counts the calls of an item that was many, but one.

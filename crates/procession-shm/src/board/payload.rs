@@ -78,13 +78,6 @@ fn write_long(
     len: usize,
     slab: impl FnOnce(u64) -> Result<u64, ShmError>,
 ) -> Result<Written, ShmError> {
-    if u32::try_from(len).is_err() {
-        return Err(ShmError::OutOfMemory {
-            wanted: len as u64,
-            used: session.bytes_used(),
-            budget: u64::from(u32::MAX),
-        });
-    }
     let written = |kind, words| Written {
         kind,
         len: len as u64,
@@ -103,31 +96,48 @@ fn write_long(
                 Some(block) => written(SLAB_AND_BLOCK, [block, at, 0]),
             })
         }
-        block => {
-            let at = session.alloc(len as u64, BlockOwner::process(session.me()?))?;
-            copy_in(session, at, message)?;
-            crash_point!("board.payload.copied");
-            let Some(other) = block else {
-                return Ok(written(BLOCK, [at, 0, 0]));
-            };
-            let size = session.block_size(other)?;
-            let len = len as u64;
-            match bundle::bind(
-                session,
-                &[
-                    Part { at, len },
-                    Part {
-                        at: other,
-                        len: size,
-                    },
-                ],
-            ) {
-                Ok(both) => Ok(written(BUNDLE, [both, 0, 0])),
-                Err(error) => {
-                    session.free_block(at)?;
-                    Err(error)
-                }
-            }
+        _ => write_block(session, message),
+    }
+}
+
+/// Brings a message into a form of which the cell's first word says all: the bytes in a block, whatever their length, and where
+/// another one came along a bundle of both.
+pub(super) fn write_block(
+    session: &'static Session,
+    message: Message<'_>,
+) -> Result<Written, ShmError> {
+    let len = message.len() as u64;
+    if u32::try_from(len).is_err() {
+        return Err(ShmError::OutOfMemory {
+            wanted: len,
+            used: session.bytes_used(),
+            budget: u64::from(u32::MAX),
+        });
+    }
+    let written = |kind, at| Written {
+        kind,
+        len,
+        words: [at, 0, 0],
+    };
+    let at = session.alloc(len.max(1), BlockOwner::process(session.me()?))?;
+    copy_in(session, at, message)?;
+    crash_point!("board.payload.copied");
+    let Some(other) = message.block else {
+        return Ok(written(BLOCK, at));
+    };
+    let size = session.block_size(other)?;
+    let parts = [
+        Part { at, len },
+        Part {
+            at: other,
+            len: size,
+        },
+    ];
+    match bundle::bind(session, &parts) {
+        Ok(both) => Ok(written(BUNDLE, both)),
+        Err(error) => {
+            session.free_block(at)?;
+            Err(error)
         }
     }
 }

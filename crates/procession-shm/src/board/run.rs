@@ -18,7 +18,7 @@ use super::layout::{
     Cell, DONE, FED, HANDING, JobId, KEEP_ARGUMENTS, Ledger, STARTED, TIMED, cell_at, started,
 };
 use super::owner::store;
-use super::payload::{self, Payload, Take, Written};
+use super::payload::{self, Payload, Take};
 use super::slab::Slab;
 
 /// In an arguments' head: the worker is about to take the block.
@@ -43,6 +43,8 @@ pub struct Seat {
     started: u64,
     /// The item in hand.
     pub(super) running: Option<(&'static Cell, u64)>,
+    /// Are there notes of it?
+    pub(super) noted: bool,
     /// Finished items that are not counted yet.
     pub(super) uncounted: u64,
     /// Finished items whose bits are not set yet: which word of the chunk's bits, and the bits.
@@ -117,6 +119,7 @@ impl Board {
             begun_ns: 0,
             started: 0,
             running: None,
+            noted: false,
             uncounted: 0,
             unset: (0, 0),
             slab: Slab::default(),
@@ -277,27 +280,31 @@ impl Seat {
         };
         let board = &self.board;
         let slab = &mut self.slab;
-        let written = payload::write(board.session(), result, |len| slab.room(board, &range, len))?;
+        let written = if self.noted {
+            // The notes must not be lost before the result is committed: they stand in the other words.
+            payload::write_block(board.session(), result)?
+        } else {
+            payload::write(board.session(), result, |len| slab.room(board, &range, len))?
+        };
         let head = DONE | written.kind << 8 | u64::from(status) << 16 | written.len << 32;
         crash_point!("board.finish.written");
         if let Some(block) = written.block() {
             self.finish_with_block(cell, block)?;
         }
-        self.commit(&range, cell, item, head, written)
+        if self.noted {
+            cell.result[0].store(head, Ordering::Release);
+        } else {
+            store(&cell.result, head, written);
+        }
+        self.committed(&range, item)
     }
 
+    /// The item in hand has its result.
     #[inline]
-    pub(super) fn commit(
-        &mut self,
-        range: &Range,
-        cell: &'static Cell,
-        item: u64,
-        head: u64,
-        written: Written,
-    ) -> Result<(), ShmError> {
-        store(&cell.result, head, written);
+    pub(super) fn committed(&mut self, range: &Range, item: u64) -> Result<(), ShmError> {
         crash_point!("board.finish.committed");
         self.running = None;
+        self.noted = false;
         self.tasks += 1;
         self.ledger.tasks.store(self.tasks, Ordering::Relaxed);
         if let Some(slot) = self.shown {
@@ -311,8 +318,6 @@ impl Seat {
     /// The block goes to the board before the result is committed; the cell says so meanwhile, and where it is.
     #[cold]
     fn finish_with_block(&self, cell: &'static Cell, block: u64) -> Result<(), ShmError> {
-        // From here on these words are no progress any more.
-        cell.result[3].store(0, Ordering::Release);
         cell.result[1].store(block, Ordering::Release);
         crash_point!("board.finish.named");
         cell.result[0].store(started(HANDING, self.number), Ordering::Release);
