@@ -34,10 +34,8 @@ class Shared:
     if TYPE_CHECKING:
 
         def handle(self) -> tuple[int, int]: ...
-
-    def value(self) -> Any:
-        """A copy of the object, as it would be without a manager."""
-        raise NotImplementedError
+        def value(self) -> Any:
+            """A copy of the object, as it would be without a manager."""
 
     def find(self, name: str) -> Callable[..., Any] | None:
         """The method that proxies call by this name."""

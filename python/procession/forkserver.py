@@ -21,6 +21,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -235,7 +236,7 @@ class ForkServer:
                 }
                 program = (
                     f"{spawn._import_statement('forkserver', 'main')}; "
-                    f"main({passed[0]}, {alive_r}, {self._preload_modules!r}, **{keywords!r})"
+                    f"main({passed[0]}, {alive_r}, {self._to_preload()!r}, **{keywords!r})"
                 )
                 executable = spawn.get_executable()
                 options = util._args_from_interpreter_flags()
@@ -253,6 +254,15 @@ class ForkServer:
         self._token = token
         self._forkserver_address, self._forkserver_alive_fd = address, alive_w
         self._forkserver_pid, self._owner_pid = pid, os.getpid()
+
+    def _to_preload(self) -> list[str]:
+        """The modules for the server: of this package all that the program has by now, or will.
+
+        Each child would import those anew otherwise, as soon as it gets a queue or a lock.
+        """
+        own = {f"{__package__}.{name}" for name in ("connection", "queues", "synchronize")}
+        own |= {name for name in list(sys.modules) if name.startswith(f"{__package__}.")}
+        return [*sorted(name for name in own if "__main__" not in name), *self._preload_modules]
 
     def _preload_data(self) -> dict[str, Any]:
         """What the server has to know in order to import what it is to preload."""
