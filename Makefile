@@ -110,10 +110,12 @@ develop: $(VENV)/test-installed $(VENV)/build-installed
 	$(call say,Building the extension into $(VENV))
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
 
+# Most of what the tests do is to wait: files of them go beside each other. PYTEST="-n 0" does without.
+BESIDE := -n 3 --dist loadfile
 .PHONY: test-python
 test-python: develop
 	$(call say,Python tests and examples)
-	$(LIMIT) 900 $(BIN)/python -m pytest $(PYTEST)
+	$(LIMIT) 900 $(BIN)/python -m pytest $(BESIDE) $(PYTEST)
 
 # Programs from the package index, under `procession run` and under the standard library.
 $(VENV)/real-installed: requirements/test.txt requirements/examples.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 from typing import Any
 
@@ -100,8 +101,14 @@ def ctx(request: Any) -> Any:
 
 
 @pytest.fixture
-def pool(ctx: Any) -> Any:
-    with ctx.Pool(2) as pool:
+def gate(ctx: Any) -> Any:
+    """What `gated` calls wait for."""
+    return ctx.Event()
+
+
+@pytest.fixture
+def pool(ctx: Any, gate: Any) -> Any:
+    with ctx.Pool(2, _keep, (gate,)) as pool:
         yield pool
 
 
@@ -117,16 +124,14 @@ def boxes(ctx: Any) -> Any:
     assert process.exitcode == 0
 
 
-def test_a_pending_result_goes_through_a_queue(ctx: Any, boxes: Any) -> None:
+def test_a_pending_result_goes_through_a_queue(pool: Any, gate: Any, boxes: Any) -> None:
     inbox, outbox = boxes
-    event = ctx.Event()
-    with ctx.Pool(2, _keep, (event,)) as pool:
-        result = pool.apply_async(gated, (42,))
-        inbox.put(result)
-        assert not result.ready()
-        event.set()
-        assert outbox.get(timeout=LIMIT) == (True, 42)
-        assert result.get(LIMIT) == 42
+    result = pool.apply_async(gated, (42,))
+    inbox.put(result)
+    assert not result.ready()
+    gate.set()
+    assert outbox.get(timeout=LIMIT) == (True, 42)
+    assert result.get(LIMIT) == 42
 
 
 def test_every_kind_of_outcome_arrives(pool: Any, boxes: Any) -> None:
@@ -180,9 +185,9 @@ def test_a_result_is_an_argument_of_a_task_of_running_workers(pool: Any) -> None
     assert first.get(LIMIT)[0] == 0
 
 
-def test_a_result_is_an_argument_of_a_process(ctx: Any, pool: Any) -> None:
+def test_a_result_is_an_argument_of_a_process(ctx: Any, pool: Any, gate: Any) -> None:
     outbox = ctx.Queue()
-    slow = pool.apply_async(time.sleep, (0.2,))
+    slow = pool.apply_async(gated, ("late",))
     nested = [pool.apply_async(double, ("ab",)), pool.map_async(double, [1])]
     processes = [
         ctx.Process(target=put_outcome, args=(slow, outbox)),
@@ -190,28 +195,31 @@ def test_a_result_is_an_argument_of_a_process(ctx: Any, pool: Any) -> None:
     ]
     for process in processes:
         process.start()
+    assert not slow.ready()
+    gate.set()
     got = [outbox.get(timeout=LIMIT) for _ in processes]
-    assert (True, None) in got
+    assert (True, "late") in got
     assert [(True, "abab"), (True, [2])] in got
     for process in processes:
         process.join(LIMIT)
         assert process.exitcode == 0
 
 
-def test_many_read_one_result_and_pass_it_on(ctx: Any, pool: Any) -> None:
+def test_many_read_one_result_and_pass_it_on(ctx: Any, pool: Any, gate: Any) -> None:
     inbox, outbox = ctx.Queue(), ctx.Queue()
     readers = [ctx.Process(target=reader, args=(inbox, outbox)) for _ in range(3)]
     for process in readers:
         process.start()
-    result = pool.apply_async(time.sleep, (0.3,))
-    for _ in range(3):
+    result = pool.apply_async(gated, (7,))
+    for _ in range(2):
         inbox.put(result)
-    assert [outbox.get(timeout=LIMIT) for _ in range(3)] == [(True, None)] * 3
     # What came out of a queue goes into the next one.
     passing = ctx.SimpleQueue()
-    passing.put(pool.apply_async(time.sleep, (0.3,)))
+    passing.put(result)
     inbox.put(passing.get())
-    assert outbox.get(timeout=LIMIT) == (True, None)
+    assert not result.ready()
+    gate.set()
+    assert [outbox.get(timeout=LIMIT) for _ in range(3)] == [(True, 7)] * 3
     for _ in readers:
         inbox.put(None)
     for process in readers:
@@ -269,16 +277,16 @@ def test_the_death_of_the_pools_process_is_told(ctx: Any) -> None:
 def test_threads_results_are_passed_on_too(boxes: Any) -> None:
     inbox, outbox = boxes
     with ThreadPool(2) as pool:
-        slow = pool.apply_async(time.sleep, (0.2,))
+        here = threading.Event()
+        slow = pool.apply_async(here.wait, (LIMIT,))
         inbox.put(slow)
-        assert outbox.get(timeout=LIMIT) == (True, None)
-        inbox.put(pool.apply_async(_return_unpicklable))
+        unpicklable = pool.apply_async(lambda: here.wait(LIMIT) and (lambda: None))
+        inbox.put(unpicklable)
+        assert not slow.ready()
+        assert not unpicklable.ready()
+        here.set()
+        assert outbox.get(timeout=LIMIT) == (True, True)
         assert outbox.get(timeout=LIMIT)[0] is MaybeEncodingError
-
-
-def _return_unpicklable() -> Any:
-    time.sleep(0.2)
-    return lambda: None
 
 
 def test_nothing_is_left_of_shared_results(ctx: Any) -> None:
