@@ -455,6 +455,8 @@ fn what_changes_all_the_time_does_not_stop_the_reader() {
     let geometry = *observed.geometry();
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
+        // However the reader ends: a panic waits for the other thread first.
+        let _stopped = StopOnDrop(&stop);
         s.spawn(|| {
             let mut dice = Dice(0xd1ce);
             while !stop.load(Ordering::Relaxed) {
@@ -467,6 +469,13 @@ fn what_changes_all_the_time_does_not_stop_the_reader() {
             // Whatever it says, it says it.
             let _ = snapshot(observed, &all());
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -112,15 +112,17 @@ pub(super) fn describe(
     entry: &'static Entry,
 ) -> Result<Vec<(&'static str, u64)>, ShmError> {
     let body = super::body(session, entry)?;
-    let (mut jobs, mut queued, mut done) = (0, 0, 0);
+    // Another process may have torn any of these words, so sums stop at the largest number.
+    let (mut jobs, mut queued, mut done) = (0, 0_u64, 0_u64);
     for job in &body.jobs {
         if job.id.load(Ordering::Acquire) == 0 {
             continue;
         }
         jobs += 1;
         let cursor = job.cursor.load(Ordering::Relaxed);
-        queued += job.fed.load(Ordering::Relaxed).saturating_sub(cursor);
-        done += job.done.load(Ordering::Relaxed);
+        let waiting = job.fed.load(Ordering::Relaxed).saturating_sub(cursor);
+        queued = queued.saturating_add(waiting);
+        done = done.saturating_add(job.done.load(Ordering::Relaxed));
     }
     let (mut workers, mut running) = (0, 0);
     for (_, ledger) in body.all_ledgers(session) {
@@ -134,10 +136,10 @@ pub(super) fn describe(
                 ledger.next.load(Ordering::Relaxed),
                 ledger.end.load(Ordering::Relaxed),
             );
-            queued += end.saturating_sub(next);
+            queued = queued.saturating_add(end.saturating_sub(next));
         }
     }
-    queued += body.requeued.load(Ordering::Relaxed);
+    queued = queued.saturating_add(body.requeued.load(Ordering::Relaxed));
     if queued > 1 << 60 {
         return Err(Corrupt("a board's counts make no sense").into());
     }

@@ -461,3 +461,22 @@ fn finished_items_can_be_found_before_they_are_announced() {
         }
     }
 }
+
+#[test]
+fn torn_counts_are_an_error_to_whoever_looks() {
+    let owner = board(2);
+    let bits = |job: &layout::JobSlot, id| {
+        job.id.store(id, SeqCst);
+        job.fed.store(u64::MAX * id, SeqCst);
+        job.done.store(u64::MAX * id, SeqCst);
+    };
+    let entry = session().entry(owner.index()).unwrap();
+    assert!(count::describe(session(), entry).is_ok());
+    for job in &owner.body.jobs[..2] {
+        bits(job, 1);
+    }
+    assert!(count::describe(session(), entry).is_err());
+    for job in &owner.body.jobs[..2] {
+        bits(job, 0);
+    }
+}
