@@ -15,7 +15,7 @@
 //! `sleepers` is a flag and no count: a sleeper that was killed leaves at worst one wake-up for nobody, which clears it. A
 //! waker that is killed between A and B is why every sleep is cut into slices (see `wait`).
 
-use crate::primitive::{AtomicU32, Ordering, fence};
+use crate::primitive::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The two words. All zero is a valid start.
 #[repr(C)]
@@ -85,6 +85,52 @@ impl Gate {
     }
 }
 
+/// Where a thread that spins before it sleeps says so: as long as it does, nobody need be woken. Zero is a valid start.
+///
+/// It says that it stops before its last look, so either that look sees what has become true, or the waker sees that nobody
+/// looks out. One that is killed, or held up, while it looks keeps others asleep for as long as it has said; what it was to see
+/// waits for the end of their slice, or for whoever buries it.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Lookout {
+    until: AtomicU64,
+}
+
+impl Lookout {
+    /// One outside of shared memory, for models and tests.
+    pub fn new() -> Self {
+        Self {
+            until: AtomicU64::new(0),
+        }
+    }
+
+    /// Somebody looks out until `until` (nanoseconds).
+    #[inline]
+    pub fn begin(&self, until: u64) {
+        self.until.store(until, Ordering::SeqCst);
+    }
+
+    /// No more; a last look and [`Gate::prepare`] come after it.
+    #[inline]
+    pub fn end(&self) {
+        self.until.store(0, Ordering::SeqCst);
+    }
+
+    /// Is it looked out for what the caller has just made true?
+    #[inline]
+    pub fn is_kept(&self, now: impl FnOnce() -> u64) -> bool {
+        fence(Ordering::SeqCst);
+        let until = self.until.load(Ordering::SeqCst);
+        until != 0 && now() < until
+    }
+}
+
+impl Default for Lookout {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Default for Gate {
     fn default() -> Self {
         Self::new()
@@ -95,4 +141,6 @@ impl Default for Gate {
 mod shared {
     // SAFETY: repr(C), two atomics.
     unsafe impl crate::segment::Shared for super::Gate {}
+    // SAFETY: repr(C), one atomic.
+    unsafe impl crate::segment::Shared for super::Lookout {}
 }

@@ -8,7 +8,7 @@ use procession_sys::clock::{Deadline, now_ns};
 use procession_sys::futex;
 
 use crate::error::WaitError;
-use crate::gate::{Gate, Wake};
+use crate::gate::{Gate, Lookout, Wake};
 use crate::session::Session;
 
 /// The caller's own check, run between slices and after every signal. `false` ends the wait with `Interrupted`.
@@ -20,6 +20,10 @@ pub struct Wait<'a> {
     deadline: Deadline,
     check: Option<Check<'a>>,
     slice: Duration,
+    /// The longest of them.
+    longest: Duration,
+    /// Where to say that this thread looks out for what it waits for.
+    lookout: Option<&'a Lookout>,
     /// What is shown to those who look from outside: the object waited for, and why.
     shown: (u32, WaitKind),
 }
@@ -81,6 +85,8 @@ impl WaitKind {
 /// The first sleep; doubled up to [`LONGEST`] while nothing happens, so that an idle process costs next to nothing.
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(400);
+/// Of a pool's worker without work. There may be many, and what they wait for is announced again by whoever buries a dead waker.
+const LONGEST_IDLE: Duration = Duration::from_millis(900);
 
 impl<'a> Wait<'a> {
     /// A wait for `object` (its index in the session) until `deadline`.
@@ -90,8 +96,21 @@ impl<'a> Wait<'a> {
             deadline,
             check: None,
             slice: FIRST,
+            longest: if kind == WaitKind::Task {
+                LONGEST_IDLE
+            } else {
+                LONGEST
+            },
+            lookout: None,
             shown: (object, kind),
         }
+    }
+
+    /// While it spins the wait keeps this lookout.
+    #[must_use]
+    pub fn looking_out(mut self, at: &'a Lookout) -> Self {
+        self.lookout = Some(at);
+        self
     }
 
     /// With the caller's own check.
@@ -127,7 +146,8 @@ impl<'a> Wait<'a> {
         if self.deadline.is_now() {
             return Err(WaitError::TimedOut);
         }
-        if let Some(value) = spin(&mut || ready(self))? {
+        let lookout = self.lookout;
+        if let Some(value) = spin(lookout, &mut || ready(self))? {
             return Ok(value);
         }
         let _shown = self.session.show_wait(self.shown.0, self.shown.1);
@@ -165,7 +185,7 @@ impl<'a> Wait<'a> {
         }
         if quiet {
             self.session.sweep()?;
-            self.slice = (self.slice * 2).min(LONGEST);
+            self.slice = (self.slice * 2).min(self.longest);
         }
         Ok(())
     }
@@ -200,9 +220,12 @@ thread_local! {
 /// gives the processor away at each turn: the one we wait for may need just this one. A thread that has spun in vain some
 /// times in a row does it only every 16th time, until it helps again.
 ///
+/// `lookout` is kept meanwhile.
+///
 /// Where other programs keep all processors busy, giving one away costs a whole time slice of theirs, while a sleeper that is
 /// woken gets it at once: there a thread stops spinning, for longer each time that it finds this to be so.
 fn spin<T>(
+    lookout: Option<&Lookout>,
     ready: &mut impl FnMut() -> Result<Option<T>, WaitError>,
 ) -> Result<Option<T>, WaitError> {
     if !may_spin() {
@@ -220,6 +243,10 @@ fn spin<T>(
     }
     let pauses = if single_cpu() { 0 } else { PAUSES };
     let begin = now_ns();
+    let _kept = lookout.map(|lookout| {
+        lookout.begin(begin + SPIN_NS);
+        Kept(lookout)
+    });
     let mut before = begin;
     for turn in 0.. {
         if turn < pauses {
@@ -250,6 +277,15 @@ fn spin<T>(
     }
     VAIN.set(vain.wrapping_add(1));
     Ok(None)
+}
+
+/// Ends a lookout however the spin ends.
+struct Kept<'a>(&'a Lookout);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// False where the environment variable `PROCESSION_SPIN` is `0`: then every wait sleeps at once. It is read once, and there to

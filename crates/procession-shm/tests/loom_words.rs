@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use procession_shm::gate::{Gate, Wake};
+use procession_shm::gate::{Gate, Lookout, Wake};
 use procession_shm::sync::word::{LockWord, TicketWord};
 
 /// The kernel's queue of sleepers of one word.
@@ -138,6 +138,33 @@ fn each_item_finds_a_sleeper() {
         place.until(|| take(&items));
         sleeper.join().unwrap();
         waker.join().unwrap();
+    });
+}
+
+/// A worker that spins before it sleeps, and an owner that wakes nobody while it does. (If the lookout ends only after the last
+/// look, this is a deadlock.)
+#[test]
+fn what_a_lookout_was_to_see_is_seen() {
+    loom::model(|| {
+        let place = Arc::new(Place::default());
+        let lookout = Arc::new(Lookout::new());
+        let items = Arc::new(AtomicU32::new(0));
+        let owner = thread::spawn({
+            let (place, lookout, items) = (place.clone(), lookout.clone(), items.clone());
+            move || {
+                items.fetch_add(1, Ordering::Release);
+                if !lookout.is_kept(|| 0) {
+                    place.notify(Wake::One);
+                }
+            }
+        });
+        lookout.begin(1);
+        let took = take(&items);
+        lookout.end();
+        if took.is_none() {
+            place.until(|| take(&items));
+        }
+        owner.join().unwrap();
     });
 }
 

@@ -75,6 +75,7 @@ impl Worker {
         };
         let (session, index) = (board.session(), board.handle().index());
         let slept = Wait::new(session, index, WaitKind::Task, deadline)
+            .looking_out(board.lookout())
             .checked(check)
             .until(board.work(), || {
                 let ready = board.has_work()

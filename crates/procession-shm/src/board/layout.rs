@@ -1,7 +1,7 @@
 //! The board's words: what stands where, and the states that a cell goes through.
 
 use crate::error::Corrupt;
-use crate::gate::Gate;
+use crate::gate::{Gate, Lookout};
 use crate::guard::Guard;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::segment::Shared;
@@ -66,7 +66,9 @@ pub(super) struct BoardBody {
     pub(super) orphans: AtomicU64,
     /// Workers with a range of several items, from which others may take some.
     pub(super) ranged: AtomicU64,
-    pad_work: [AtomicU64; 2],
+    /// A worker looks out for work without sleeping.
+    pub(super) lookout: Lookout,
+    pad_work: [AtomicU64; 1],
     /// The owner's threads sleep here.
     pub(super) finished: Gate,
     /// Counts what the owner should look at: workers that came or went.

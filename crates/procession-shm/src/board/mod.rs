@@ -21,7 +21,7 @@ mod tests;
 
 use crate::arena::BlockOwner;
 use crate::error::{Corrupt, ShmError};
-use crate::gate::{Gate, Wake};
+use crate::gate::{Gate, Lookout, Wake};
 use crate::guard::Txn;
 use crate::objects::{Entry, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
@@ -147,6 +147,11 @@ impl Board {
     /// Where workers sleep.
     pub fn work(&self) -> &'static Gate {
         &self.body.work
+    }
+
+    /// Where a worker says that it looks out for work.
+    pub fn lookout(&self) -> &'static Lookout {
+        &self.body.lookout
     }
 
     /// Changes whenever a worker came or went.

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use procession_sys::clock::now_ns;
+
 use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::ShmError;
@@ -237,7 +239,7 @@ impl OwnedJob {
         if body.ready.load(Ordering::Relaxed) & bit == 0 {
             body.ready.fetch_or(bit, Ordering::SeqCst);
         }
-        if body.work.has_sleepers() {
+        if body.work.has_sleepers() && !body.lookout.is_kept(now_ns) {
             notify(&body.work, Wake::One);
         }
     }
