@@ -63,6 +63,9 @@ pub static OPS: KindOps = KindOps {
     describe: |s, e| count::describe(s, e).unwrap_or_default(),
 };
 
+/// A session has no more processes than this, so no board has more workers.
+const MOST_SEATS: u64 = 1 << 12;
+
 fn body(session: &Session, entry: &Entry) -> Result<&'static BoardBody, Corrupt> {
     session.segment().at(entry.body.load(Ordering::Acquire))
 }
@@ -124,7 +127,7 @@ impl Board {
 
     /// Places for workers.
     pub fn seats(&self) -> u32 {
-        self.body.ledgers.load(Ordering::Relaxed) as u32
+        self.body.seats()
     }
 
     /// Have workers to leave?
@@ -208,7 +211,7 @@ impl BoardBody {
 
     /// The ledger with this number.
     fn ledger(&'static self, session: &Session, number: u32) -> Result<&'static Ledger, Corrupt> {
-        if u64::from(number) >= self.ledgers.load(Ordering::Relaxed) {
+        if number >= self.seats() {
             return Err(Corrupt("a ledger is out of range"));
         }
         let first = session.segment().offset_of(self) + size_of::<Self>() as u64;
@@ -217,13 +220,18 @@ impl BoardBody {
             .at(first + u64::from(number) * size_of::<Ledger>() as u64)
     }
 
+    /// How many ledgers there are. A torn number would send whoever looks through all of them across the whole memory, every
+    /// page of which is then taken from the system.
+    fn seats(&self) -> u32 {
+        self.ledgers.load(Ordering::Relaxed).min(MOST_SEATS) as u32
+    }
+
     /// All ledgers, with their numbers.
     fn all_ledgers(
         &'static self,
         session: &'static Session,
     ) -> impl Iterator<Item = (u32, &'static Ledger)> + 'static {
-        let count = self.ledgers.load(Ordering::Relaxed) as u32;
-        (0..count).map_while(move |n| Some((n, self.ledger(session, n).ok()?)))
+        (0..self.seats()).map_while(move |n| Some((n, self.ledger(session, n).ok()?)))
     }
 
     /// The slot of `job`, if the job still exists.

@@ -472,6 +472,9 @@ fn torn_counts_are_an_error_to_whoever_looks() {
     };
     let entry = session().entry(owner.index()).unwrap();
     assert!(count::describe(session(), entry).is_ok());
+    owner.body.ledgers.store(u64::MAX, SeqCst);
+    assert!(owner.body.all_ledgers(session()).count() <= MOST_SEATS as usize);
+    owner.body.ledgers.store(2, SeqCst);
     for job in &owner.body.jobs[..2] {
         bits(job, 1);
     }
