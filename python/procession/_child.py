@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import NoReturn
 
 from . import _native, process, util
 
-__all__ = ["enter", "finish", "hold_interrupts_back", "let_interrupts_in", "open_sentinel"]
+__all__ = [
+    "enter",
+    "finish",
+    "interrupts_held_back",
+    "is_interruptible",
+    "let_interrupts_in",
+    "open_sentinel",
+]
 
 
-# The signals that were blocked before those of Ctrl-C were held back.
-_blocked: set[int] | None = None
+def is_interruptible() -> bool:
+    """Whether this thread gets the signal of Ctrl-C, and so its children should."""
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def hold_interrupts_back() -> None:
-    """Before a fork: a Ctrl-C reaches the child only once it can deal with it."""
-    global _blocked
-    _blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """While a child is started: a Ctrl-C reaches it only once it can deal with it.
+
+    The child has the signal blocked, also where it is a fork that leaves this block of code.
+    """
+    parent = os.getpid()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if os.getpid() == parent:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def let_interrupts_in() -> None:
-    """After the fork; in the child once it can tell of a ``KeyboardInterrupt``, or not tell."""
-    global _blocked
-    if _blocked is not None:
-        blocked, _blocked = _blocked, None
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    """In the child, once it can tell of a ``KeyboardInterrupt``, or not tell."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def enter(token: int, parent_pid: int, session_fd: int = -1) -> None:

@@ -115,8 +115,11 @@ class _Forked:
 class Zygote:
     """The server's loop and what it has to remember."""
 
-    def __init__(self, listener: socket.socket, alive_r: int, owner: int) -> None:
+    def __init__(
+        self, listener: socket.socket, alive_r: int, owner: int, interruptible: bool
+    ) -> None:
         self._listener, self._alive_r, self._owner = listener, alive_r, owner
+        self._interruptible = interruptible
         self._pid = os.getpid()
         self._askers: dict[int, _Asker] = {}
         self._children: dict[int, _Forked] = {}
@@ -139,7 +142,10 @@ class Zygote:
         _compat.prepare_logging()
         # Each child has a pidfd here, so the server needs more descriptors than they do.
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
+        # A Ctrl-C that came before is forgotten; the children, who inherit this, will get theirs.
         self._old_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._interruptible:
+            _child.let_interrupts_in()
         fork_server = forkserver._forkserver
         fork_server._forkserver_address = self._listener.getsockname()
         fork_server._forkserver_pidfd = os.pidfd_open(self._pid)
@@ -273,6 +279,8 @@ class Zygote:
         self, sock: socket.socket, token: int, kind: int, data: bytes, fds: list[int]
     ) -> None:
         asker = self._asker_of(sock)
+        if not _native.child_expected(token):
+            raise ProcessLookupError("who asked for the child has given it up")
         util.check_descriptors(4)
         status_w = os.dup(fds[3]) if kind == forkserver.BY_PIPE else -1
         _native.fork_into(token)
@@ -309,7 +317,13 @@ class Zygote:
             signal.signal(signal.SIGINT, self._old_sigint)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             self._close_all_but(asker.pidfd)
-            _child.enter(token, self._pid)
+            try:
+                _child.enter(token, self._pid)
+            except RuntimeError:
+                if _native.child_expected(token):
+                    raise
+                # Who asked for it has given it up, so nobody wants to hear of it.
+                _child.finish(code)
             resource_tracker._resource_tracker.inherit((fds[0], fds[1]))
             fds = fds[2:]
             if kind == forkserver.INLINE:

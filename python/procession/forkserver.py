@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import _native, resource_tracker, spawn, util
+from . import _child, _native, resource_tracker, spawn, util
 
 __all__ = [
     "connect_to_new_process",
@@ -233,6 +233,7 @@ class ForkServer:
                     "member": (token, os.getpid(), session_fd, owner),
                     "on_error": self._on_error,
                     "installed": spawn.is_installed(),
+                    "interruptible": _child.is_interruptible(),
                 }
                 program = (
                     f"{spawn._import_statement('forkserver', 'main')}; "
@@ -240,7 +241,9 @@ class ForkServer:
                 )
                 executable = spawn.get_executable()
                 options = util._args_from_interpreter_flags()
-                pid = util.spawnv_passfds(executable, [executable, *options, "-c", program], passed)
+                command = [executable, *options, "-c", program]
+                with _child.interrupts_held_back():
+                    pid = util.spawnv_passfds(executable, command, passed)
                 address = listener.getsockname()
             self._forkserver_pidfd = os.pidfd_open(pid)
         except BaseException:
@@ -320,9 +323,10 @@ def main(
     member: tuple[int, int, int, int] | None = None,
     on_error: str = "ignore",
     installed: bool = False,
+    interruptible: bool = False,
 ) -> None:
     """Be the fork server until it is no longer needed."""
-    from . import _child, _zygote
+    from . import _zygote
 
     if installed:
         from ._install import install
@@ -332,7 +336,7 @@ def main(
     _zygote.preload(preload, main_path, main_name, sys_path, sys_argv, on_error)
     owner = -1 if member is None else member[3]
     with socket.socket(fileno=listener_fd) as listener:
-        _zygote.Zygote(listener, alive_r, owner).serve()
+        _zygote.Zygote(listener, alive_r, owner, interruptible).serve()
     _child.finish(0)
 
 

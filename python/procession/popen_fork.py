@@ -136,17 +136,12 @@ class Popen:
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         parent_pid = os.getpid()
-        with _forking:
-            _child.hold_interrupts_back()
-            pid = -1
-            try:
-                _native.fork_into(self._token)
-                pid = os.fork()
-            finally:
-                if pid != 0:
-                    _child.let_interrupts_in()
+        interruptible = _child.is_interruptible()
+        with _forking, _child.interrupts_held_back():
+            _native.fork_into(self._token)
+            pid = os.fork()
         if pid == 0:
-            self._run_child(process_obj, parent_pid)
+            self._run_child(process_obj, parent_pid, interruptible)
         self._adopt(pid)
 
     def _adopt(self, pid: int, sentinel: int | None = None) -> None:
@@ -164,13 +159,16 @@ class Popen:
         self.finalizer = util.Finalize(self, _close_sentinel, (sentinel,))
         _native.child_started(self._token, pid)
 
-    def _run_child(self, process_obj: process.BaseProcess, parent_pid: int) -> NoReturn:
+    def _run_child(
+        self, process_obj: process.BaseProcess, parent_pid: int, interruptible: bool
+    ) -> NoReturn:
         code = 1
         try:
             _child.start_over_at_exit()
             _child.enter(self._token, parent_pid)
             _child.forget_parents_files(_sentinels)
-            code = process_obj._bootstrap(parent_sentinel=_child.open_sentinel(parent_pid))
+            sentinel = _child.open_sentinel(parent_pid)
+            code = process_obj._bootstrap(sentinel, let_interrupts_in=interruptible)
         except Exception:
             # Not the user's code, whose errors _bootstrap() tells: ours.
             sys.excepthook(*sys.exc_info())

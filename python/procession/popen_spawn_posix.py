@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 
-from . import _native, context, popen_fork, process, resource_tracker, spawn, util
+from . import _child, _native, context, popen_fork, process, resource_tracker, spawn, util
 from .context import set_spawning_popen
 
 __all__ = ["Popen"]
@@ -41,7 +41,12 @@ class Popen(popen_fork.Popen):
         session_fd = _native.session_fd()
         tracker_fds = resource_tracker.fds_for_child()
         prep_data[spawn.MEMBER] = spawn.Member(
-            self._token, os.getpid(), session_fd, tracker_fds, spawn.is_installed()
+            self._token,
+            os.getpid(),
+            session_fd,
+            tracker_fds,
+            spawn.is_installed(),
+            _child.is_interruptible(),
         )
         self._fds += [session_fd, *tracker_fds]
         data = io.BytesIO()
@@ -62,7 +67,9 @@ class Popen(popen_fork.Popen):
                 tracker_fd=tracker_fds[0], pipe_handle=pipe_handle, parent_pid=os.getpid()
             )
             executable = spawn.get_executable()
-            self._adopt(util.spawnv_passfds(executable, command, self._fds))
+            with _child.interrupts_held_back():
+                pid = util.spawnv_passfds(executable, command, self._fds)
+            self._adopt(pid)
         finally:
             os.close(pipe_handle)
 

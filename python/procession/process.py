@@ -278,13 +278,16 @@ class BaseProcess(_compat.Linkable):
             parts.append("daemon")
         return f"<{' '.join(parts)}>"
 
-    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+    def _bootstrap(
+        self, parent_sentinel: int | None = None, *, let_interrupts_in: bool = False
+    ) -> int:
         """In the child: become this process, run, and return the exit code."""
         from . import _child, context, util
 
         global _children, _current_process, _parent_process, _process_counter
         try:
-            _child.let_interrupts_in()
+            if let_interrupts_in:
+                _child.let_interrupts_in()
             if self._start_method is not None:
                 context._force_start_method(self._start_method)
             _process_counter = itertools.count(1)
@@ -321,7 +324,8 @@ class BaseProcess(_compat.Linkable):
         from . import _native
 
         _native.note_interrupt()
-        return self._role == "worker" or _in_terminal_foreground() or _parent_is_interrupted()
+        parent = None if _parent_process is None else _parent_process.pid
+        return self._role == "worker" or is_interrupted_with(parent)
 
     @staticmethod
     def _after_fork() -> None:
@@ -362,15 +366,19 @@ def _in_terminal_foreground() -> bool:
         os.close(terminal)
 
 
-def _parent_is_interrupted() -> bool:
+def is_interrupted_with(parent: int | None) -> bool:
+    """Whether the signal that has interrupted this process went to its ``parent`` as well."""
+    return _in_terminal_foreground() or _is_interrupted(parent)
+
+
+def _is_interrupted(parent: int | None) -> bool:
     from . import _native
 
-    parent = _parent_process
-    if parent is None or parent.pid is None:
+    if parent is None:
         return False
     # The same signal may reach it a little later, and it may have to come out of a computation.
     deadline = time.monotonic() + _INTERRUPT_GRACE
-    while not (interrupted := _native.was_interrupted(parent.pid)):
+    while not (interrupted := _native.was_interrupted(parent)):
         if time.monotonic() > deadline:
             break
         time.sleep(0.005)

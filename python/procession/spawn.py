@@ -46,6 +46,7 @@ class Member(NamedTuple):
     session_fd: int
     tracker_fds: tuple[int, int]
     installed: bool
+    interruptible: bool
 
 
 _python_exe: bytes | None
@@ -116,8 +117,14 @@ def spawn_main(
 
 
 def _main(fd: int, parent_sentinel: int) -> int:
-    with os.fdopen(fd, "rb", closefd=True) as from_parent:
-        process_obj = _receive(from_parent)
+    parent = os.getppid()
+    try:
+        with os.fdopen(fd, "rb", closefd=True) as from_parent:
+            process_obj = _receive(from_parent)
+    except KeyboardInterrupt:
+        if process.is_interrupted_with(parent):
+            return 1
+        raise
     return process_obj._bootstrap(parent_sentinel)
 
 
@@ -147,6 +154,8 @@ def _join(member: Member) -> None:
     _child.enter(member.token, member.parent_pid, member.session_fd)
     if member.installed:
         install(programs=False)  # what reaches those is inherited
+    if member.interruptible:
+        _child.let_interrupts_in()
 
 
 _NOT_SAFE_TO_IMPORT = """

@@ -210,6 +210,8 @@ INTERRUPTED = """
                 pool.map(abs, range(10))
                 print("ready", flush=True)
                 pool.map(compute, range(100))
+        elif what == "starting":
+            ctx.Pool(2).map(compute, range(100))
         elif what == "imap":
             pool = ctx.Pool(2)
             items = pool.imap(compute, range(10))
@@ -232,6 +234,36 @@ def test_one_traceback_of_an_interrupted_program(
     assert told.count("Traceback") == 1, told
     assert told.splitlines()[-1] == "KeyboardInterrupt"
     assert "Process-" not in told
+
+
+# Read by each interpreter before anything else; those that are started for children wait in it.
+SLOW_TO_START = """
+    import os, sys, time
+
+    folder = os.path.dirname(__file__)
+    if "-c" in sys.orig_argv:
+        open(os.path.join(folder, f"starts-{os.getpid()}"), "w").close()
+        deadline = time.monotonic() + 60
+        while not os.path.exists(os.path.join(folder, "go")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_children_that_are_just_starting_do_not_tell_of_an_interrupt(
+    start_method: str, tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(SLOW_TO_START))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    with running(INTERRUPTED, tmp_path, start_method, "starting") as program:
+        eventually(lambda: list(tmp_path.glob("starts-*")), "an interpreter starts")
+        os.killpg(program.pid, signal.SIGINT)
+        (tmp_path / "go").touch()
+        _, told = program.communicate(timeout=LIMIT)
+        eventually(lambda: not members(program.pid), "all have ended")
+    assert program.returncode == -signal.SIGINT
+    assert told.count("Traceback") == 1, told
+    assert told.splitlines()[-1] == "KeyboardInterrupt"
 
 
 def test_a_child_that_alone_is_interrupted_tells_of_it(start_method: str, tmp_path: Path) -> None:

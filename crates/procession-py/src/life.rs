@@ -115,6 +115,13 @@ pub(crate) fn child_abandoned(py: Python<'_>, token: u32) -> PyResult<()> {
     session(py)?.abandon(owner(token)?).map_err(errors::shm)
 }
 
+/// Is a place still kept for the child, or has whoever asked for it given it up?
+#[pyfunction]
+pub(crate) fn child_expected(token: u32) -> PyResult<bool> {
+    let owner = owner(token)?;
+    Ok(existing().is_some_and(|session| session.is_expected(owner)))
+}
+
 /// Has the child taken over what it was started with?
 #[pyfunction]
 pub(crate) fn child_ready(py: Python<'_>, token: u32) -> PyResult<bool> {

@@ -378,6 +378,12 @@ impl Session {
         Ok(())
     }
 
+    /// Is a place still kept for this child-to-be? Whoever has asked for it may have given it up.
+    pub fn is_expected(&self, child: Owner) -> bool {
+        self.slot_of(child)
+            .is_some_and(|slot| slot.state() == State::Reserved)
+    }
+
     /// The exit code that the reaper of `child` has published, once; the slot may be used again afterwards.
     pub fn exit_status(&self, child: Owner) -> Option<i32> {
         let slot = self.slot_of(child)?;
