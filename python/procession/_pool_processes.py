@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import _native, util
@@ -31,6 +30,13 @@ if TYPE_CHECKING:
 # An imap starts small, so that little input is consumed for a reader that stops early, and
 # looks further ahead as long as its workers run dry.
 LARGEST_WINDOW = 4096
+# A reader that reads half a window in less time than this (seconds) is given a larger one, too.
+QUICK = 0.001
+# The most outcomes that are taken from the engine before they are asked for.
+MOST_TAKEN = 64
+
+# Seconds between two looks at workers that are about to end.
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
 
 # Seconds that a worker has, once it was told to end, before it is killed.
 TERMINATE_GRACE = 1.0
@@ -217,9 +223,7 @@ class Processes(Maps):
     def _open_now(self, *terms: Any) -> int:
         """Open a job, waiting for others to end as long as they do so by themselves."""
         while (job := self._open(*terms)) is None:
-            ending = any(
-                i._source is None and i._drained is None for i in list(self._imaps.values())
-            )
+            ending = any(i._source is None and not i._detached for i in list(self._imaps.values()))
             if not ending and not self._maps:
                 raise RuntimeError(
                     "too many iterators of imap are open in one pool: read some to their end, or "
@@ -266,6 +270,7 @@ class Processes(Maps):
         iterator._window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
         iterator._widest = buffersize or LARGEST_WINDOW
         iterator._chunk = chunk
+        iterator._fed_at = time.monotonic()
         self._imaps[job] = iterator
         self._feed_imap(iterator)
 
@@ -273,10 +278,15 @@ class Processes(Maps):
         if iterator._source is None:
             return
         assert iterator._job is not None
-        fed, _, _, collected = self._core.progress(iterator._job)
-        room = iterator._window - (fed - collected)
+        fed = self._core.progress(iterator._job)[0]
+        room = iterator._window - (fed - iterator._given)
         if room <= iterator._window // 2:
             return
+        now = time.monotonic()
+        if now - iterator._fed_at < QUICK and iterator._window < iterator._widest:
+            room += iterator._window
+            iterator._window *= 2
+        iterator._fed_at = now
         try:
             _, ended = self._core.feed_iter(iterator._job, iterator._source, room)
         except BaseException as error:
@@ -368,19 +378,21 @@ class Processes(Maps):
         assert job is not None
         until = NEXT if iterator._ordered else ANY
         while True:
-            if iterator._drained is not None:
-                if not iterator._drained or iterator._given == iterator._last:
-                    return None
-                iterator._given += 1
-                return iterator._drained.popleft()
-            self._feed_imap(iterator)
             if iterator._given == iterator._last:
-                self._core.close_job(job)
+                if not iterator._detached:
+                    self._core.close_job(job)
                 return None
-            found = self._core.next(job, iterator._ordered)
-            if found is not None:
+            if iterator._taken:
                 iterator._given += 1
-                return found[1], found[2]
+                return iterator._taken.popleft()
+            if iterator._detached:
+                return None
+            self._feed_imap(iterator)
+            # Some at once, but not so many that the workers run dry while the caller works on them.
+            most = min(iterator._window // 4, MOST_TAKEN) or 1
+            if taken := self._core.take(job, iterator._ordered, most):
+                iterator._taken.extend(taken)
+                continue
             if iterator._source is None and self._core.is_exhausted(job):
                 self._core.close_job(job)
                 self._tasks.pop(job, None)
@@ -417,23 +429,27 @@ class Processes(Maps):
 
     def abandon(self, iterator: IMapIterator) -> None:
         """Nobody will read this imap."""
-        if iterator._job is not None and not self._ended and iterator._drained is None:
+        if iterator._job is not None and not self._ended and not iterator._detached:
             self._core.close_job(iterator._job)
 
     def _drain(self, iterator: IMapIterator) -> None:
         """An imap that only its reader keeps open gives its job back."""
         job = iterator._job
-        if job is None or iterator._source is not None or iterator._drained is not None:
+        if job is None or iterator._source is not None or iterator._detached:
             return
         fed, _, done, _ = self._core.progress(job)
         if done < fed:
             return
-        drained: deque[tuple[bool, Any]] = deque()
-        while (found := self._core.next(job, iterator._ordered)) is not None:
-            drained.append(found[1:])
-        if self._core.is_exhausted(job):
-            self._core.close_job(job)
-        iterator._drained = drained
+        # One that is being read comes to its end by itself, and its reader may wait for us.
+        if not iterator._lock.acquire(blocking=False):
+            return
+        try:
+            iterator._taken.extend(self._core.take(job, iterator._ordered, fed))
+            if self._core.is_exhausted(job):
+                self._core.close_job(job)
+            iterator._detached = True
+        finally:
+            iterator._lock.release()
 
     # ---------------------------------------------------------------------------- the thread
 
@@ -502,6 +518,8 @@ class Processes(Maps):
 
     def join(self) -> None:
         """Wait until all work is done and the workers have left."""
+        # A worker that has just left the pool will have ended in a moment.
+        pause = FIRST_PAUSE
         while not self._ended:
             for iterator in list(self._imaps.values()):
                 if iterator._source is not None:
@@ -510,8 +528,10 @@ class Processes(Maps):
             self._collect_maps()
             for job in list(self._streams.values()):
                 self._collect_calls(job)
-            if not self._act() and self._core.wait_attention(0.05) == ATTENTION:
-                self._act()
+            if self._act():
+                break
+            woken = self._core.wait_attention(pause)
+            pause = FIRST_PAUSE if woken == ATTENTION else min(2 * pause, LONGEST_PAUSE)
         for result in list(self._watched_maps):
             self._drive_map(result, time.monotonic())
         for job in list(self._streams.values()):

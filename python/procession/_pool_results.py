@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .context import TimeoutError
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Iterator
 
     from ._pool_futures import SharedFuture
@@ -189,9 +189,12 @@ class IMapIterator:
         self._job: int | None = None
         self._source: Iterator[Any] | None = None
         self._source_error: BaseException | None = None
-        # All outcomes, once they do not keep the engine's job any more.
-        self._drained: deque[tuple[bool, Any]] | None = None
+        # Outcomes that the engine has handed out and the reader has not got yet; and whether these
+        # are all, so that the engine's job is not needed any more.
+        self._taken: deque[tuple[bool, Any]] = deque()
+        self._detached = False
         self._window = self._widest = self._chunk = 1
+        self._fed_at = 0.0
         # How many outcomes were given, and after how many to stop if not at the end.
         self._given, self._last = 0, -1
         self._lock = threading.Lock()
@@ -212,8 +215,13 @@ class IMapIterator:
         if pool is None:
             raise StopIteration
         deadline = None if timeout is None else time.monotonic() + timeout
+        item: tuple[bool, Any] | None
         with self._lock:
-            item = pool._next(self, deadline)
+            if self._taken and self._given != self._last:
+                self._given += 1
+                item = self._taken.popleft()
+            else:
+                item = pool._next(self, deadline)
         if item is None:
             self._pool = None
             if self._source_error is not None:
@@ -225,8 +233,7 @@ class IMapIterator:
             return value
         raise value
 
-    def __next__(self) -> Any:
-        return self.next()
+    __next__ = next  # noqa: A003
 
     def __del__(self) -> None:
         pool = self._pool

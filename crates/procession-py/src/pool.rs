@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use procession_engine::pool::{
-    Action, Broken, Cancel, Config, JobId, JobSpec, Order, Pool, PoolError, Until, Why, Woken,
-    WorkerId,
+    Action, Broken, Cancel, Collected, Config, JobId, JobSpec, Order, Pool, PoolError, Until, Why,
+    Woken, WorkerId,
 };
 use procession_shm::board::Payload;
 use procession_shm::{Session, WaitError};
@@ -103,6 +103,16 @@ impl PoolCore {
             encoded.sent();
         }
         Ok(fed)
+    }
+
+    /// The next item that has come to its end.
+    fn found(&self, job: JobId, ordered: bool) -> PyResult<Option<Collected>> {
+        let found = if ordered {
+            self.pool.collect_next(job)
+        } else {
+            self.pool.collect_any(job)
+        };
+        found.map_err(pool_error)
     }
 
     fn wait_for(
@@ -314,18 +324,34 @@ impl PoolCore {
         job_word: u64,
         ordered: bool,
     ) -> PyResult<Option<(u64, bool, Bound<'py, PyAny>)>> {
-        let id = job(job_word)?;
-        let found = if ordered {
-            self.pool.collect_next(id)
-        } else {
-            self.pool.collect_any(id)
-        };
-        let Some(found) = found.map_err(pool_error)? else {
+        let Some(found) = self.found(job(job_word)?, ordered)? else {
             return Ok(None);
         };
         let item = found.item;
         let (success, value) = self.outcome(py, job_word, item, found)?;
         Ok(Some((item, success, value)))
+    }
+
+    /// The next outcomes that are there, `most` at most: (success, value).
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        job_word: u64,
+        ordered: bool,
+        most: usize,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let id = job(job_word)?;
+        let taken = PyList::empty(py);
+        while taken.len() < most
+            && let Some(found) = self.found(id, ordered)?
+        {
+            let outcome = self.outcome(py, job_word, found.item, found);
+            // An error in telling what has become of an item is what became of it: those before it must not be lost.
+            taken.append(
+                outcome.unwrap_or_else(|e| (false, e.into_value(py).into_bound(py).into_any())),
+            )?;
+        }
+        Ok(taken)
     }
 
     /// Has a sealed job given all its outcomes?
