@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,21 @@ def batches_of(pool: Any, monkeypatch: Any) -> list[int]:
 
 def test_quick_calls_are_put_together(pool: Any, monkeypatch: Any) -> None:
     seen = batches_of(pool, monkeypatch)
-    assert pool.map(same, range(COUNT)) == list(range(COUNT))
-    assert pool.starmap(add, [(i, 1) for i in range(COUNT)]) == list(range(1, COUNT + 1))
-    assert pool.map(same, [f"{i}" for i in range(COUNT)], chunksize=7) == [
-        f"{i}" for i in range(COUNT)
+    numbers, texts = list(range(COUNT)), [f"{i}" for i in range(COUNT)]
+    pairs = [(i, 1) for i in range(COUNT)]
+    maps: list[tuple[Callable[[], list[Any]], list[Any]]] = [
+        (lambda: pool.map(same, numbers), numbers),
+        (lambda: pool.starmap(add, pairs), list(range(1, COUNT + 1))),
+        (lambda: pool.map(same, texts, chunksize=7), texts),
     ]
-    assert all(n < COUNT for n in seen), f"no batches: {seen}"
-    assert seen[2] > COUNT // 7, "chunksize is the most that go together"
+    for call, expected in maps:
+        # Where other processes take the processors away, calls are not quick each time.
+        for _ in range(30):
+            assert call() == expected
+            if seen[-1] < COUNT:
+                break
+        assert seen[-1] < COUNT, f"no batches: {seen}"
+    assert seen[-1] > COUNT // 7, "chunksize is the most that go together"
     del seen[:]
     assert pool.map(same, range(COUNT), chunksize=1) == list(range(COUNT))
     assert pool.map(same, range(COUNT), retries=1) == list(range(COUNT))
