@@ -9,6 +9,8 @@ child, one for the owner, and the pipe by which it can be told to stop.
   are orphans.  They cannot see it themselves, since their real parent is this process.
 - The owner ended, or the pipe says stop: take no more requests, and leave when the last
   child has gone.  The children of a dead owner get half a second for that.
+- Nothing happens: fork a spare child, which does what all children do first and waits for
+  the next request.
 
 Whatever a request is like, the loop goes on: the reading and unpickling is done by the child.
 """
@@ -18,7 +20,6 @@ from __future__ import annotations
 import array
 import errno
 import gc
-import io
 import os
 import resource
 import selectors
@@ -28,9 +29,9 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import IO, NoReturn
 
-from . import _child, _compat, _native, forkserver, process, resource_tracker, spawn, util
+from . import _child, _compat, _native, forkserver, process, spawn, util
+from ._zygote_child import Request, Server, be_child, be_spare
 
 __all__ = ["Zygote", "join_session", "preload"]
 
@@ -112,6 +113,13 @@ class _Forked:
         self.asker, self.status_w = asker, status_w
 
 
+class _Spare:
+    """A child that waits for a request, outside of the session."""
+
+    def __init__(self, pid: int, pidfd: int, line: socket.socket) -> None:
+        self.pid, self.pidfd, self.line = pid, pidfd, line
+
+
 class Zygote:
     """The server's loop and what it has to remember."""
 
@@ -124,15 +132,22 @@ class Zygote:
         self._askers: dict[int, _Asker] = {}
         self._children: dict[int, _Forked] = {}
         self._waiting: set[socket.socket] = set()
+        self._spare: _Spare | None = None
+        self._wants_spare = False
         self._accepting = True
-        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._selector = selectors.EpollSelector()
 
     def serve(self) -> None:
         """Answer requests until the server is no longer needed."""
         self._get_ready()
         while self._accepting or self._children:
-            for key, _ in self._selector.select():
+            # Not while something waits to be done, of which the next request may be a part.
+            wants_spare = self._wants_spare and self._accepting
+            events = self._selector.select(0 if wants_spare else None)
+            if not events and wants_spare:
+                self._wants_spare = False
+                self._make_spare()
+            for key, _ in events:
                 # An earlier event of the same round may have taken this one's source away.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
@@ -141,11 +156,13 @@ class Zygote:
         util._close_stdin()
         _compat.prepare_logging()
         # Each child has a pidfd here, so the server needs more descriptors than they do.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
         # A Ctrl-C that came before is forgotten; the children, who inherit this, will get theirs.
-        self._old_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._interruptible:
             _child.let_interrupts_in()
+        self._server = Server(self._pid, limits, sigint)
         fork_server = forkserver._forkserver
         fork_server._forkserver_address = self._listener.getsockname()
         fork_server._forkserver_pidfd = os.pidfd_open(self._pid)
@@ -175,6 +192,8 @@ class Zygote:
             for sock in list(self._waiting):
                 self._drop(sock)
             self._listener.close()
+            if self._spare is not None:
+                self._spare_ended(self._spare)
 
     def _owner_ended(self) -> None:
         self._stop()
@@ -249,7 +268,8 @@ class Zygote:
                 raise ValueError("request cut off")
             if count < _FEWEST_FDS.get(kind, forkserver.MAXFDS_TO_SEND):
                 raise ValueError("request of an unknown kind")
-            self._start(sock, token, kind, message[forkserver.REQUEST.size :], fds)
+            data = message[forkserver.REQUEST.size :]
+            self._start(sock, Request(token, kind, data, fds))
         except BlockingIOError:
             return
         except (ConnectionError, ProcessLookupError):
@@ -275,24 +295,14 @@ class Zygote:
             self._watch(asker.pidfd, lambda: self._asker_ended(asker))
         return asker
 
-    def _start(
-        self, sock: socket.socket, token: int, kind: int, data: bytes, fds: list[int]
-    ) -> None:
-        asker = self._asker_of(sock)
+    def _start(self, sock: socket.socket, request: Request) -> None:
+        asker, token = self._asker_of(sock), request.token
         if not _native.child_expected(token):
             raise ProcessLookupError("who asked for the child has given it up")
         util.check_descriptors(4)
-        status_w = os.dup(fds[3]) if kind == forkserver.BY_PIPE else -1
-        _native.fork_into(token)
-        pid = os.fork()
-        if pid == 0:
-            self._be_child(asker, token, kind, data, fds)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
+        status_w = os.dup(request.fds[3]) if request.kind == forkserver.BY_PIPE else -1
+        pid, pidfd = self._hand_over(asker, request) or self._fork(asker, request)
+        self._wants_spare = True
         child = _Forked(pid, pidfd, token, asker, status_w)
         self._children[pid] = child
         asker.children.add(pid)
@@ -306,41 +316,66 @@ class Zygote:
             # Who asked is gone, so nobody will ever look after it.
             _native.orphaned(pid)
 
-    # --------------------------------------------------------------------------- the child
+    # ------------------------------------------------------------------------- forked children
 
-    def _be_child(
-        self, asker: _Asker, token: int, kind: int, data: bytes, fds: list[int]
-    ) -> NoReturn:
-        code = 1
-        try:
-            _child.start_over_at_exit()
-            signal.signal(signal.SIGINT, self._old_sigint)
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+    def _fork(self, asker: _Asker, request: Request) -> tuple[int, int]:
+        _native.fork_into(request.token)
+        pid = os.fork()
+        if pid == 0:
             self._close_all_but(asker.pidfd)
-            try:
-                _child.enter(token, self._pid)
-            except RuntimeError:
-                if _native.child_expected(token):
-                    raise
-                # Who asked for it has given it up, so nobody wants to hear of it.
-                _child.finish(code)
-            resource_tracker._resource_tracker.inherit((fds[0], fds[1]))
-            fds = fds[2:]
-            if kind == forkserver.INLINE:
-                stream: IO[bytes] = io.BytesIO(data)
-            else:
-                stream = open(fds.pop(0), "rb")
-            if kind == forkserver.BY_PIPE:
-                os.close(fds.pop(0))
-            forkserver._forkserver._inherited_fds = fds
-            with stream:
-                process_obj = spawn._receive(stream)
-            del data, stream
-            code = process_obj._bootstrap(parent_sentinel=asker.pidfd)
-        except Exception:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _child.finish(code)
+            be_child(self._server, asker.pidfd, request)
+        return pid, _open_pidfd(pid)
+
+    def _make_spare(self) -> None:
+        """Fork a child ahead; without one, children are forked when they are asked for."""
+        try:
+            util.check_descriptors(4)
+            line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            return
+        _native.fork_outside()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                line.close()
+                self._close_all_but(-1)
+                be_spare(self._server, its_line)
+            its_line.close()
+            spare = _Spare(pid, _open_pidfd(pid), line)
+        except OSError:
+            line.close()
+            its_line.close()
+            return
+        self._spare = spare
+        self._watch(spare.pidfd, lambda: self._spare_ended(spare))
+
+    def _spare_ended(self, spare: _Spare) -> None:
+        """It was killed, or is not wanted any more."""
+        self._spare = None
+        self._selector.unregister(spare.pidfd)
+        spare.line.close()
+        signal.pidfd_send_signal(spare.pidfd, signal.SIGKILL)
+        os.waitpid(spare.pid, 0)
+        os.close(spare.pidfd)
+
+    def _hand_over(self, asker: _Asker, request: Request) -> tuple[int, int] | None:
+        """Make the spare the child that is asked for, if there is one."""
+        spare = self._spare
+        if spare is None:
+            return None
+        token, kind, data, fds = request
+        header = forkserver.REQUEST.pack(token, kind, len(fds))
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [asker.pidfd, *fds]))
+        try:
+            spare.line.sendmsg([header, data], [rights], socket.MSG_DONTWAIT)
+        except OSError:
+            # It has ended, or these are more descriptors than go into one message.
+            self._spare_ended(spare)
+            return None
+        self._spare = None
+        self._selector.unregister(spare.pidfd)
+        spare.line.close()
+        return spare.pid, spare.pidfd
 
     def _close_all_but(self, sentinel: int) -> None:
         """Close what is the server's, except the pidfd of the process that asked."""
@@ -351,10 +386,22 @@ class Zygote:
             if child.status_w >= 0:
                 os.close(child.status_w)
         self._selector.close()
+        if self._spare is not None:
+            self._spare.line.close()
         # Their descriptors are closed; they must not close what comes under the same number.
         self._listener.detach()
         for sock in self._waiting:
             sock.detach()
+
+
+def _open_pidfd(pid: int) -> int:
+    """Watch a child; one that nobody can watch must not go on."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _refuse(sock: socket.socket, number: int) -> None:

@@ -60,6 +60,60 @@ def test_children_are_the_servers(server: forkserver.ForkServer) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+def spare_of(server: forkserver.ForkServer, eventually: Callable[..., None]) -> int:
+    """The pid of the child that the server has forked ahead."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found[:] = psutil.Process(server_pid(server)).children()
+        return len(found) == 1 and found[0].status() == psutil.STATUS_SLEEPING
+
+    eventually(look, "there is a spare child")
+    return found[0].pid
+
+
+def test_a_child_that_was_forked_ahead_is_used(
+    server: forkserver.ForkServer, eventually: Callable[..., None]
+) -> None:
+    assert run(sys.exit, 2) == 2
+    spare = spare_of(server, eventually)
+    # As all are, and no member of the program until it is asked for.
+    os.kill(spare, signal.SIGINT)
+    told = ctx.SimpleQueue()
+    assert run(told.put, "x" * 100_000) == 0
+    assert told.get() == "x" * 100_000
+    assert spare_of(server, eventually) != spare
+    process = ctx.Process(target=time.sleep, args=(1000,))
+    spare = spare_of(server, eventually)
+    process.start()
+    assert process.pid == spare
+    process.terminate()
+    process.join()
+    assert process.exitcode == -signal.SIGTERM
+
+
+def test_a_child_that_was_forked_ahead_dies(
+    server: forkserver.ForkServer, eventually: Callable[..., None]
+) -> None:
+    assert run(sys.exit, 2) == 2
+    spare = spare_of(server, eventually)
+    os.kill(spare, signal.SIGSTOP)
+    process = ctx.Process(target=sys.exit, args=(3,))
+    process.start()
+    assert process.pid == spare
+    # In between: it has the request, and is no member of the program yet.
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    spare = spare_of(server, eventually)
+    os.kill(spare, signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(spare), "the server has noticed")
+    assert run(sys.exit, 4) == 4
+    spare = spare_of(server, eventually)
+    os.kill(server_pid(server), signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(spare), "it has ended with its server")
+
+
 def test_server_survives_interrupts(server: forkserver.ForkServer) -> None:
     pid = server_pid(server)
     assert run(os.getpid) == 0

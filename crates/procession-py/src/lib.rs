@@ -38,8 +38,8 @@ mod _native {
     use crate::life::{
         after_fork_in_child, before_fork, child_abandoned, child_exited, child_expected,
         child_ready, child_started, ensure_session, enter_child, exit_status, fork_into,
-        guard_orphan, leave, note_interrupt, orphaned, prepare_child, session_fd, session_info,
-        settled, sweep, trim, wait_exit, was_interrupted,
+        fork_outside, guard_orphan, leave, note_interrupt, orphaned, prepare_child, session_fd,
+        session_info, settled, sweep, trim, wait_exit, was_interrupted,
     };
     #[pymodule_export]
     use crate::pipe::{PipeEnd, make_pipe};

@@ -102,6 +102,13 @@ pub(crate) fn fork_into(py: Python<'_>, token: u32) -> PyResult<()> {
     Ok(())
 }
 
+/// The next fork makes a child that takes no place until `enter_child` says which.
+#[pyfunction]
+pub(crate) fn fork_outside(py: Python<'_>) -> PyResult<()> {
+    session(py)?.next_fork_outside();
+    Ok(())
+}
+
 /// The child runs, with this pid.
 #[pyfunction]
 pub(crate) fn child_started(py: Python<'_>, token: u32, pid: u32) -> PyResult<()> {
@@ -155,6 +162,10 @@ pub(crate) fn enter_child(token: u32, fd: i32) -> PyResult<()> {
     if fd < 0 {
         let session = existing()
             .ok_or_else(|| PyRuntimeError::new_err("this process has inherited no session"))?;
+        if session.current().is_none() {
+            // A failure is told of below.
+            let _ = session.enter(owner);
+        }
         if session.current() == Some(owner) {
             session
                 .slot(owner.slot())

@@ -221,7 +221,12 @@ impl Session {
 
     /// Says which slot the child of this thread's next fork takes.
     pub fn next_fork(&self, owner: Option<Owner>) {
-        NEXT_FORK.set(owner.map(|o| (self.id(), o)));
+        NEXT_FORK.set(owner.map(|o| NextFork::Takes(self.id(), o)));
+    }
+
+    /// The child of this thread's next fork stays outside of the session until it enters by itself.
+    pub fn next_fork_outside(&self) {
+        NEXT_FORK.set(Some(NextFork::StaysOutside));
     }
 
     /// Says goodbye: publishes the exit code, gives back every hold and so wakes the peers. The process does not use the
@@ -253,9 +258,16 @@ fn each(f: impl Fn(&'static Session)) {
     }
 }
 
+#[derive(Clone, Copy)]
+enum NextFork {
+    /// This slot in this session.
+    Takes(u64, Owner),
+    StaysOutside,
+}
+
 thread_local! {
-    /// The session, and the slot in it that the child of this thread's next fork takes.
-    static NEXT_FORK: Cell<Option<(u64, Owner)>> = const { Cell::new(None) };
+    /// What becomes of the child of this thread's next fork, if that was said.
+    static NEXT_FORK: Cell<Option<NextFork>> = const { Cell::new(None) };
 }
 
 /// Before any `fork()`: a slot for the child, holding what we hold, unless one was reserved by name.
@@ -280,7 +292,7 @@ fn after_fork_in_child() {
     let slot = NEXT_FORK.take();
     each(|s| {
         let was_member = s.me.swap(0, Ordering::AcqRel) != 0;
-        if let Some((session, owner)) = slot
+        if let Some(NextFork::Takes(session, owner)) = slot
             && was_member
             && session == s.id()
         {
