@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod buffer;
+mod calling;
 mod codec;
 mod enter;
 mod errors;

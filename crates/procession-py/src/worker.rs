@@ -9,6 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::calling::call_one;
 use crate::codec::{self, Taken, batch};
 use crate::pool::{EXITED, RAISED, RETURNED, decode, pool_error};
 use crate::{enter, errors};
@@ -157,7 +158,7 @@ fn call<'py>(
             };
             function.call1(args)
         }
-        Some((_, function)) => function.call1((item,)),
+        Some((_, function)) => call_one(function, &item),
         None => {
             let (function, args, kwds): (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>) =
                 item.extract()?;
