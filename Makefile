@@ -94,10 +94,10 @@ endif
 	$(call say,Rust doctests)
 	$(LIMIT) 600 cargo test $(RUST) --doc
 
-# Models of the shared words: every interleaving of a few threads, in a build of its own. They need
-# optimised code and not the minutes of a release build.
+# Optimised code for tests, without the minutes of a release build.
 LIGHT := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 	CARGO_PROFILE_RELEASE_DEBUG=0
+# Models of the shared words: every interleaving of a few threads, in a build of its own.
 .PHONY: test-loom
 test-loom:
 	$(call say,Loom models)
@@ -108,7 +108,7 @@ test-loom:
 .PHONY: develop
 develop: $(VENV)/test-installed $(VENV)/build-installed
 	$(call say,Building the extension into $(VENV))
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	$(LIGHT) VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
 
 # Most of what the tests do is to wait: files of them go beside each other. PYTEST="-n 0" does without.
 BESIDE := -n 3 --dist loadfile
