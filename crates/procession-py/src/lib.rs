@@ -7,7 +7,6 @@
 #![deny(unsafe_code)]
 
 mod buffer;
-mod calling;
 mod codec;
 mod enter;
 mod errors;
@@ -17,6 +16,7 @@ mod outcomes;
 mod pipe;
 mod pool;
 mod queue;
+mod raw;
 mod received;
 mod store;
 mod sync;

@@ -9,9 +9,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::calling::call_one;
 use crate::codec::{self, Taken, batch};
 use crate::pool::{EXITED, RAISED, RETURNED, decode, pool_error};
+use crate::raw::call_one;
 use crate::{enter, errors};
 
 /// How a function is called with an item.

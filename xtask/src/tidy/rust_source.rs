@@ -12,7 +12,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "crates/procession-sys/",
     "crates/procession-shm/",
     "crates/procession-py/src/buffer.rs",
-    "crates/procession-py/src/calling.rs",
+    "crates/procession-py/src/raw.rs",
 ];
 
 /// Crate roots that may not forbid unsafe code, because a module of theirs needs it.

@@ -9,9 +9,12 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
 
-use super::{BYTES, FALSE, FLOAT, INT, NDARRAY, NONE, PICKLE, RAW, STR, TRUE, TUPLE, ndarray};
+use super::{
+    BYTES, DICT, FALSE, FLOAT, INT, LIST, NDARRAY, NONE, PICKLE, RAW, STR, TRUE, TUPLE, ndarray,
+    small,
+};
 use crate::buffer::BlockBuffer;
 use crate::errors;
 
@@ -84,7 +87,7 @@ pub(crate) fn finish<'py>(
         return Err(malformed());
     };
     match tag {
-        TUPLE => tuple(py, body),
+        TUPLE | LIST | DICT => small::decode(py, data).unwrap_or_else(|| Err(malformed())),
         PICKLE => {
             let (count, _) = body.split_first_chunk::<4>().ok_or_else(malformed)?;
             let buffers = u32::from_le_bytes(*count) as usize;
@@ -109,20 +112,6 @@ pub(super) fn skip<'py>(
     }
     let view = pyo3::types::PyMemoryView::from(bytes)?;
     view.get_item(pyo3::types::PySlice::new(py, from as isize, isize::MAX, 1))
-}
-
-pub(super) fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let (&count, mut rest) = body.split_first().ok_or_else(malformed)?;
-    let mut items = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        let (len, after) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
-        let (item, after) = after
-            .split_at_checked(usize::from(u16::from_le_bytes(*len)))
-            .ok_or_else(malformed)?;
-        items.push(simple(py, item).unwrap_or_else(|| Err(malformed()))?);
-        rest = after;
-    }
-    Ok(PyTuple::new(py, items)?.into_any())
 }
 
 /// The function that unpickles.

@@ -8,11 +8,11 @@ use procession_shm::arena::BlockOwner;
 use procession_shm::bundle::Part;
 use procession_shm::memory::Memory;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use super::pickler::Buffers;
 use super::repeated::Repeated;
-use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, TUPLE, bind, ndarray, pickler};
+use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, bind, ndarray, pickler, small};
 use crate::errors;
 
 /// An encoded object, ready to be put. Its blocks are this process's until the message is committed.
@@ -92,8 +92,8 @@ pub(crate) fn encode_item<'a>(
     if scalar_with_tail(py, obj, &mut out) {
         return Ok(out);
     }
-    if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
-        if small_tuple(py, tuple, &mut out.head) {
+    if small::is_container(obj) {
+        if small::encode(py, obj, &mut out.head) {
             return Ok(out);
         }
         out.head.clear();
@@ -147,18 +147,16 @@ pub(super) fn scalar_with_tail<'a>(
     scalar(py, obj, &mut out.head, Some(&mut out.tail))
 }
 
-/// Encodes a short object of one of the simple types, or a short tuple of such; false for all others, with `head` in any state.
+/// Encodes a short object of one of the simple types, or a short container of such; false for all others, with `head` in any
+/// state.
 #[inline]
 pub(super) fn encode_simple(py: Python<'_>, obj: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> bool {
-    scalar(py, obj, head, None)
-        || obj
-            .cast_exact::<PyTuple>()
-            .is_ok_and(|tuple| small_tuple(py, tuple, head))
+    scalar(py, obj, head, None) || small::encode(py, obj, head)
 }
 
 /// Encodes one of the simple types; false if it is none. A large body is lent to `tail` instead of being copied.
 #[inline]
-fn scalar<'a>(
+pub(super) fn scalar<'a>(
     py: Python<'_>,
     obj: &'a Bound<'_, PyAny>,
     head: &mut Vec<u8>,
@@ -204,26 +202,6 @@ fn scalar<'a>(
             head.push(tag);
             head.extend_from_slice(body);
         }
-    }
-    true
-}
-
-/// A short tuple of simple values.
-pub(super) fn small_tuple(py: Python<'_>, tuple: &Bound<'_, PyTuple>, head: &mut Vec<u8>) -> bool {
-    let count = tuple.len();
-    if count > 16 {
-        return false;
-    }
-    head.push(TUPLE);
-    head.push(count as u8);
-    for item in tuple.iter() {
-        let at = head.len();
-        head.extend_from_slice(&[0, 0]);
-        if !scalar(py, &item, head, None) {
-            return false;
-        }
-        let len = (head.len() - at - 2) as u16;
-        head[at..at + 2].copy_from_slice(&len.to_le_bytes());
     }
     true
 }

@@ -7,12 +7,12 @@ use procession_shm::memory::Memory;
 use procession_shm::objects::Handle;
 use procession_shm::store::{Content, Stored};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
-use super::decode::{loads, malformed, simple, skip, tuple};
-use super::encode::{Encoded, fresh, pickled, scalar_with_tail, small_tuple};
+use super::decode::{loads, malformed, simple, skip};
+use super::encode::{Encoded, fresh, pickled, scalar_with_tail};
 use super::pickler::Buffers;
-use super::{NDARRAY, PICKLE, TUPLE, ndarray};
+use super::{DICT, LIST, NDARRAY, PICKLE, TUPLE, ndarray, small};
 use crate::buffer::BlockBuffer;
 use crate::errors;
 
@@ -38,8 +38,8 @@ pub(crate) fn encode_kept<'a>(
     if scalar_with_tail(py, obj, &mut out) {
         return Ok(out);
     }
-    if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
-        if small_tuple(py, tuple, &mut out.head) {
+    if small::is_container(obj) {
+        if small::encode(py, obj, &mut out.head) {
             return Ok(out);
         }
         out.head.clear();
@@ -99,7 +99,9 @@ pub(crate) fn finish_kept<'py>(py: Python<'py>, kept: Kept<'py>) -> PyResult<Bou
         return Err(malformed());
     };
     match tag {
-        TUPLE => tuple(py, body),
+        TUPLE | LIST | DICT => {
+            small::decode(py, bytes.as_bytes()).unwrap_or_else(|| Err(malformed()))
+        }
         NDARRAY => ndarray::decode_small(py, body),
         PICKLE => {
             let (count, _) = body.split_first_chunk::<4>().ok_or_else(malformed)?;

@@ -9,7 +9,7 @@
 //! | 0, 1, 2 | None, True, False |
 //! | 3, 4 | an int of 64 bits, a float, little-endian |
 //! | 5, 6 | UTF-8 text, bytes, to the end |
-//! | 7 | a tuple of up to 16 values of the kinds above: count, then each as length and encoding |
+//! | 7, 12, 13 | a short tuple, list or dict, see `small` |
 //! | 8 | how many of the parts in the message's block are buffers (the others are tickets), then a pickle |
 //! | 9 | bytes as they were given to `send_bytes` |
 //! | 10 | a NumPy array: its type and shape; the contents follow, or are the message's block |
@@ -22,6 +22,7 @@ mod kept;
 mod ndarray;
 mod pickler;
 mod repeated;
+mod small;
 
 use std::cell::RefCell;
 
@@ -52,6 +53,8 @@ const PICKLE: u8 = 8;
 pub(crate) const RAW: u8 = 9;
 const NDARRAY: u8 = 10;
 const BATCH: u8 = 11;
+const LIST: u8 = 12;
+const DICT: u8 = 13;
 
 thread_local! {
     /// While this thread pickles for another member of the session: the objects that go with the message.

@@ -1,11 +1,10 @@
-//! Calls with one argument, as maps make them by the thousand.
+//! What Python's C interface has, on every version that the stable ABI covers, and this crate's binding to it does not.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// `function(argument)`. The stable ABI of Python 3.11 has one way to call without making a tuple for it first, and this crate's
-/// binding to Python does not use that.
+/// `function(argument)`, as maps call it by the thousand: without making a tuple first.
 pub(crate) fn call_one<'py>(
     function: &Bound<'py, PyAny>,
     argument: &Bound<'py, PyAny>,
@@ -17,4 +16,10 @@ pub(crate) fn call_one<'py>(
         let value = ffi::PyObject_CallFunctionObjArgs(function.as_ptr(), argument.as_ptr(), end);
         Bound::from_owned_ptr_or_err(function.py(), value)
     }
+}
+
+/// How many references to an object there are, this one among them.
+pub(crate) fn references(obj: &Bound<'_, PyAny>) -> isize {
+    // SAFETY: an object that we have a reference to, attached to the interpreter as it says.
+    unsafe { ffi::Py_REFCNT(obj.as_ptr()) }
 }
