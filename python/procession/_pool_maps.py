@@ -104,21 +104,29 @@ class Maps:
     def _begin_backlog(self) -> None:
         """Begin what has waited, as far as the engine has room."""
         with self._acting:
-            while self._backlog and self._begin(*self._backlog[0]):
-                self._backlog.popleft()
+            try:
+                while self._backlog and self._begin(*self._backlog[0]):
+                    self._backlog.popleft()
+            except ValueError:
+                # Another thread is terminating the pool, and will cancel these.
+                if not self._stopped:
+                    raise
 
-    def _feed_map(self, result: MapResult) -> None:
-        """Give the engine as many items as it takes."""
+    def _feed_map(self, result: MapResult) -> bool:
+        """Give the engine as many items as it takes; false if that has ended the map."""
         with self._acting:
             source = result._source
             if source is None:
-                return
+                return True
             assert result._job is not None
             try:
                 _, ended = self._core.feed_iter(result._job, source, 1 << 30)
             except BaseException as error:
                 self._end_map(result, result._job)
                 result._source = None
+                if self._stopped:
+                    result._set(False, TaskCancelled("the pool was terminated"))
+                    return False
                 result._set(False, error)
                 raise
             if ended:
@@ -126,6 +134,7 @@ class Maps:
                 if not result._batched:
                     self._core.seal(result._job)
                     self._close_when_fed()
+            return True
 
     def _end_map(self, result: MapResult, job: int) -> None:
         self._watched_maps.discard(result)
@@ -171,7 +180,8 @@ class Maps:
                 if result._job is None:
                     self._begin_backlog()
                 if result._job is not None:
-                    self._feed_map(result)
+                    if not self._feed_map(result):
+                        return
                     if self._collect_map(result, result._job):
                         self._end_map(result, result._job)
                         result._complete()
@@ -204,8 +214,7 @@ class Maps:
                 if result._done:
                     self._end_map(result, job)
                     continue
-                self._feed_map(result)
-                if self._collect_map(result, job):
+                if self._feed_map(result) and self._collect_map(result, job):
                     self._end_map(result, job)
                     result._complete()
             self._begin_backlog()

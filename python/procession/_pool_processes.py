@@ -414,7 +414,8 @@ class Processes(Maps):
                 if job is None:
                     return self._cancel_backlog(result)
                 # What is not fed yet is fed first, so that it is cancelled, too.
-                self._feed_map(result)
+                if not self._feed_map(result):
+                    return True
                 fed = self._core.progress(job)[0]
             stopped = [self._core.cancel(job, item) for item in range(fed)]
             cancelled = any(stopped)

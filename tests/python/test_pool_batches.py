@@ -223,6 +223,24 @@ def test_maps_that_wait_for_room_are_cancelled_with_the_pool() -> None:
             result.get(LIMIT)
 
 
+def test_a_pool_is_terminated_while_another_thread_looks_after_it() -> None:
+    with procession.get_context("fork").Pool(1) as pool:
+        engine = pool._engine
+        waiting = [pool.map_async(time.sleep, [LIMIT]) for _ in range(70)]
+        with engine._acting:
+            # What terminate() does first. The pool's own thread waits for us meanwhile.
+            engine._stopped = True
+            engine._core.terminate()
+            waiting[0]._source = iter([LIMIT])
+            engine._feed_map(waiting[0])
+            engine._begin_backlog()
+            assert engine._backlog
+        pool.terminate()
+    for result in waiting:
+        with pytest.raises(TaskCancelled):
+            result.get(LIMIT)
+
+
 def test_iterators_that_nobody_reads_are_too_many_at_last(pool: Any) -> None:
     def forever() -> Any:
         while True:
