@@ -55,6 +55,27 @@ pub fn bind(session: &'static Session, parts: &[Part]) -> Result<u64, ShmError> 
     Ok(at)
 }
 
+/// Binds a block of `len` bytes and another one of this process into one; if that fails the first is freed.
+pub(crate) fn bind_with(
+    session: &'static Session,
+    at: u64,
+    len: u64,
+    other: u64,
+) -> Result<u64, ShmError> {
+    let bound = session.block_size(other).map_err(ShmError::from);
+    let bound = bound.and_then(|size| {
+        let other = Part {
+            at: other,
+            len: size,
+        };
+        bind(session, &[Part { at, len }, other])
+    });
+    if bound.is_err() {
+        session.free_block(at)?;
+    }
+    bound
+}
+
 /// Gives the members of the bundle at `at` to `heir`, and adds them to `found`. Whoever bound or unbound it may have died over
 /// it: what is listed but is no member (any more) is somebody else's matter, and may not even be a block.
 pub(crate) fn disown(

@@ -12,7 +12,7 @@
 use std::ops::Deref;
 
 use crate::arena::BlockOwner;
-use crate::bundle::{self, Part};
+use crate::bundle;
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
 use crate::primitive::Ordering;
@@ -90,7 +90,7 @@ fn write_long(
         }
         block if len <= SLAB_MAX => {
             let at = slab(len as u64)?;
-            copy_in(session, at, message)?;
+            message.write(session, at)?;
             Ok(match block {
                 None => written(SLAB, [at, 0, 0]),
                 Some(block) => written(SLAB_AND_BLOCK, [block, at, 0]),
@@ -120,26 +120,13 @@ pub(super) fn write_block(
         words: [at, 0, 0],
     };
     let at = session.alloc(len.max(1), BlockOwner::process(session.me()?))?;
-    copy_in(session, at, message)?;
+    message.write(session, at)?;
     crash_point!("board.payload.copied");
     let Some(other) = message.block else {
         return Ok(written(BLOCK, at));
     };
-    let size = session.block_size(other)?;
-    let parts = [
-        Part { at, len },
-        Part {
-            at: other,
-            len: size,
-        },
-    ];
-    match bundle::bind(session, &parts) {
-        Ok(both) => Ok(written(BUNDLE, both)),
-        Err(error) => {
-            session.free_block(at)?;
-            Err(error)
-        }
-    }
+    let both = bundle::bind_with(session, at, len, other)?;
+    Ok(written(BUNDLE, both))
 }
 
 fn pack(message: Message<'_>) -> [u64; 3] {
@@ -161,12 +148,6 @@ fn unpack(words: &[u64]) -> Aligned {
         eight.copy_from_slice(&word.to_le_bytes());
     }
     Aligned(bytes)
-}
-
-fn copy_in(session: &Session, at: u64, message: Message<'_>) -> Result<(), Corrupt> {
-    session.segment().write(at, message.bytes)?;
-    let rest = at + message.bytes.len() as u64;
-    session.segment().write(rest, message.tail)
 }
 
 /// Who gets a payload's memory when it is read.

@@ -35,25 +35,9 @@ impl Port<'_> {
         let bytes = session.alloc_within(len, mine, wait)?;
         message.write(session, bytes)?;
         crash_point!("ring.push.copied");
-        let bound = match message.block {
-            None => Ok(bytes),
-            Some(other) => {
-                let parts = [
-                    crate::bundle::Part { at: bytes, len },
-                    crate::bundle::Part {
-                        at: other,
-                        len: session.block_size(other)?,
-                    },
-                ];
-                crate::bundle::bind(session, &parts)
-            }
-        };
-        let block = match bound {
-            Ok(block) => block,
-            Err(error) => {
-                session.free_block(bytes)?;
-                return Err(error.into());
-            }
+        let block = match message.block {
+            None => bytes,
+            Some(other) => crate::bundle::bind_with(session, bytes, len, other)?,
         };
         let by_reference = Message {
             block: Some(block),

@@ -3,7 +3,7 @@
 use procession_sys::clock::Deadline;
 
 use crate::arena::BlockOwner;
-use crate::bundle::{self, Part};
+use crate::bundle;
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::{Gate, Wake};
@@ -152,36 +152,12 @@ impl Future {
     fn store(&self, message: Message<'_>) -> Result<(), ShmError> {
         let session = self.handle.session();
         let len = message.len() as u64;
-        let mut at = session.alloc(len.max(1), BlockOwner::process(session.me()?))?;
-        let bound = session
-            .segment()
-            .write(at, message.bytes)
-            .and_then(|()| {
-                let rest = at + message.bytes.len() as u64;
-                session.segment().write(rest, message.tail)
-            })
-            .map_err(ShmError::from)
-            .and_then(|()| match message.block {
-                Some(other) => {
-                    let size = session.block_size(other)?;
-                    let parts = [
-                        Part { at, len },
-                        Part {
-                            at: other,
-                            len: size,
-                        },
-                    ];
-                    bundle::bind(session, &parts)
-                }
-                None => Ok(at),
-            });
-        match bound {
-            Ok(bound) => at = bound,
-            Err(error) => {
-                session.free_block(at)?;
-                return Err(error);
-            }
-        }
+        let bytes = session.alloc(len.max(1), BlockOwner::process(session.me()?))?;
+        message.write(session, bytes)?;
+        let at = match message.block {
+            Some(other) => bundle::bind_with(session, bytes, len, other)?,
+            None => bytes,
+        };
         crash_point!("future.settle.bound");
         self.body.len.store(len, Ordering::Relaxed);
         self.body.message.store(at, Ordering::Relaxed);
