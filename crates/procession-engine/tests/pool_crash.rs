@@ -126,6 +126,56 @@ fn a_worker_may_die_at_any_step_and_its_item_is_run_again() {
     }
 }
 
+#[test]
+fn a_worker_may_die_while_it_leaves() {
+    for point in ["board.leave.filled:1", "board.leave.committed:1"] {
+        let mut config = Config::new("leaving", 1);
+        config.max_tasks = Some(5);
+        let mut front = Front::new(&config, "worker");
+        front.crash_at = Some(point.to_owned());
+        let job = (front.pool)
+            .open_job(Message::default(), JobSpec::default())
+            .unwrap();
+        for item in 0..20 {
+            front.feed(job, &arguments(ECHO, item));
+        }
+        front.pool.seal(job).unwrap();
+        for _ in 0..20 {
+            assert_echo(&front.collect(job, Order::InOrder), ECHO);
+        }
+        front.close_job(job);
+        front.join();
+        assert!(front.exits.contains(&-9), "{point} was not passed");
+    }
+}
+
+/// Nobody is woken for what somebody looks out for: a worker that dies over that must not leave the others asleep.
+#[test]
+fn a_worker_may_die_while_it_looks_out_for_work() {
+    for point in ["board.lookout.begun:1", "board.lookout.ended:1"] {
+        let mut front = Front::new(&Config::new("lookout", 2), "worker");
+        front.crash_at = Some(point.to_owned());
+        let job = (front.pool)
+            .open_job(Message::default(), JobSpec::default())
+            .unwrap();
+        // It starts without work, so that is what it does first.
+        front.serve();
+        let end = Deadline::after(Some(Duration::from_secs(60)));
+        let mut item = 0;
+        while item < 200 || !front.exits.contains(&-9) {
+            assert!(!end.passed(), "{point} was not passed");
+            assert_eq!(front.feed(job, &arguments(ECHO, item)), item);
+            let collected = front.collect(job, Order::InOrder);
+            assert_echo(&collected, ECHO);
+            front.serve();
+            item += 1;
+        }
+        front.pool.seal(job).unwrap();
+        front.close_job(job);
+        front.join();
+    }
+}
+
 /// Every step of a worker that keeps notes, and at which pass.
 const NOTE_STEPS: &[(&str, u32)] = &[
     ("board.start.started", 4),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use procession_sys::clock::{Deadline, now_ns};
 use procession_sys::futex;
 
+use crate::crash_point;
 use crate::error::WaitError;
 use crate::gate::{Gate, Lookout, Wake};
 use crate::session::Session;
@@ -245,6 +246,7 @@ fn spin<T>(
     let begin = now_ns();
     let _kept = lookout.map(|lookout| {
         lookout.begin(begin + SPIN_NS);
+        crash_point!("board.lookout.begun");
         Kept(lookout)
     });
     let mut before = begin;
@@ -285,6 +287,7 @@ struct Kept<'a>(&'a Lookout);
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
         self.0.end();
+        crash_point!("board.lookout.ended");
     }
 }
 
