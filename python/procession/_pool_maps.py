@@ -113,11 +113,11 @@ class Maps:
                     raise
 
     def _feed_map(self, result: MapResult) -> bool:
-        """Give the engine as many items as it takes; false if that has ended the map."""
+        """Give the engine as many items as it takes; true if that was the end of the map."""
         with self._acting:
             source = result._source
             if source is None:
-                return True
+                return False
             assert result._job is not None
             try:
                 _, ended = self._core.feed_iter(result._job, source, 1 << 30)
@@ -126,7 +126,7 @@ class Maps:
                 result._source = None
                 if self._stopped:
                     result._set(False, TaskCancelled("the pool was terminated"))
-                    return False
+                    return True
                 result._set(False, error)
                 raise
             if ended:
@@ -134,7 +134,7 @@ class Maps:
                 if not result._batched:
                     self._core.seal(result._job)
                     self._close_when_fed()
-            return True
+            return False
 
     def _end_map(self, result: MapResult, job: int) -> None:
         self._watched_maps.discard(result)
@@ -164,8 +164,7 @@ class Maps:
             result._places = [place for place, _ in left]
             self._core.no_batches(job)
             result._source = iter([item for _, item in left])
-            self._feed_map(result)
-            return False
+            return self._feed_map(result)
         result._batched = False
         self._core.seal(job)
         self._close_when_fed()
@@ -179,14 +178,13 @@ class Maps:
                     return
                 if result._job is None:
                     self._begin_backlog()
-                if result._job is not None:
-                    if not self._feed_map(result):
-                        return
-                    if self._collect_map(result, result._job):
-                        self._end_map(result, result._job)
-                        result._complete()
-                        self._begin_backlog()
-                        return
+                if result._job is not None and (
+                    self._feed_map(result) or self._collect_map(result, result._job)
+                ):
+                    self._end_map(result, result._job)
+                    result._complete()
+                    self._begin_backlog()
+                    return
                 job = result._job
                 fed, _, done, collected = self._core.progress(job) if job else (0, 0, 0, 0)
             if job is None:
@@ -214,7 +212,7 @@ class Maps:
                 if result._done:
                     self._end_map(result, job)
                     continue
-                if self._feed_map(result) and self._collect_map(result, job):
+                if self._feed_map(result) or self._collect_map(result, job):
                     self._end_map(result, job)
                     result._complete()
             self._begin_backlog()

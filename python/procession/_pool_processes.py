@@ -278,15 +278,14 @@ class Processes(Maps):
         if iterator._source is None:
             return
         assert iterator._job is not None
-        fed = self._core.progress(iterator._job)[0]
-        room = iterator._window - (fed - iterator._given)
-        if room <= iterator._window // 2:
+        under_way = self._core.progress(iterator._job)[0] - iterator._given
+        if under_way >= iterator._window - iterator._window // 2:
             return
         now = time.monotonic()
-        if now - iterator._fed_at < QUICK and iterator._window < iterator._widest:
-            room += iterator._window
-            iterator._window *= 2
+        if now - iterator._fed_at < QUICK:
+            iterator._widen()
         iterator._fed_at = now
+        room = iterator._window - under_way
         try:
             _, ended = self._core.feed_iter(iterator._job, iterator._source, room)
         except BaseException as error:
@@ -397,11 +396,10 @@ class Processes(Maps):
                 self._core.close_job(job)
                 self._tasks.pop(job, None)
                 return None
-            if iterator._source is not None and iterator._window < iterator._widest:
+            if iterator._source is not None:
                 fed, claimed, _, _ = self._core.progress(job)
-                if claimed == fed:
-                    # The workers have taken all there was: look further ahead.
-                    iterator._window *= 2
+                # The workers have taken all there was: look further ahead.
+                if claimed == fed and iterator._widen():
                     continue
             if self._wait(job, until, 0, deadline) == TIMED_OUT:
                 raise TimeoutError
@@ -414,7 +412,7 @@ class Processes(Maps):
                 if job is None:
                     return self._cancel_backlog(result)
                 # What is not fed yet is fed first, so that it is cancelled, too.
-                if not self._feed_map(result):
+                if self._feed_map(result):
                     return True
                 fed = self._core.progress(job)[0]
             stopped = [self._core.cancel(job, item) for item in range(fed)]

@@ -199,6 +199,13 @@ class IMapIterator:
         self._given, self._last = 0, -1
         self._lock = threading.Lock()
 
+    def _widen(self) -> bool:
+        """Look twice as far ahead, if that is not too far; false if it is."""
+        if self._window >= self._widest:
+            return False
+        self._window = min(2 * self._window, self._widest)
+        return True
+
     def __iter__(self) -> IMapIterator:
         return self
 
@@ -233,7 +240,8 @@ class IMapIterator:
             return value
         raise value
 
-    __next__ = next  # noqa: A003
+    def __next__(self) -> Any:
+        return self.next()
 
     def __del__(self) -> None:
         pool = self._pool

@@ -378,7 +378,7 @@ class Zygote:
         return spare.pid, spare.pidfd
 
     def _close_all_but(self, sentinel: int) -> None:
-        """Close what is the server's, except the pidfd of the process that asked."""
+        """Close what is the server's, except the pidfd of the process that asked, if any has."""
         for key in list(self._selector.get_map().values()):
             if key.fd != sentinel:
                 os.close(key.fd)

@@ -232,7 +232,7 @@ def test_a_pool_is_terminated_while_another_thread_looks_after_it() -> None:
             engine._stopped = True
             engine._core.terminate()
             waiting[0]._source = iter([LIMIT])
-            engine._feed_map(waiting[0])
+            assert engine._feed_map(waiting[0]), "that was the end of it"
             engine._begin_backlog()
             assert engine._backlog
         pool.terminate()
