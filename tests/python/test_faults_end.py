@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -238,14 +239,13 @@ def test_one_traceback_of_an_interrupted_program(
 
 # Read by each interpreter before anything else; those that are started for children wait in it.
 SLOW_TO_START = """
-    import os, sys, time
+    import fcntl, os, sys
 
     folder = os.path.dirname(__file__)
     if "-c" in sys.orig_argv:
         open(os.path.join(folder, f"starts-{os.getpid()}"), "w").close()
-        deadline = time.monotonic() + 60
-        while not os.path.exists(os.path.join(folder, "go")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        with open(os.path.join(folder, "wait")) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
 """
 
 
@@ -255,10 +255,12 @@ def test_children_that_are_just_starting_do_not_tell_of_an_interrupt(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(SLOW_TO_START))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    lock = os.open(tmp_path / "wait", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     with running(INTERRUPTED, tmp_path, start_method, "starting") as program:
         eventually(lambda: list(tmp_path.glob("starts-*")), "an interpreter starts")
         os.killpg(program.pid, signal.SIGINT)
-        (tmp_path / "go").touch()
+        os.close(lock)
         _, told = program.communicate(timeout=LIMIT)
         eventually(lambda: not members(program.pid), "all have ended")
     assert program.returncode == -signal.SIGINT

@@ -134,5 +134,7 @@ def test_what_contains_itself() -> None:
 
 
 def test_a_key_that_cannot_be_one() -> None:
-    with ctx.Manager() as manager, pytest.raises(TypeError, match="unhashable"):
-        manager.dict()[[1, 2]] = 3  # type: ignore[index]
+    with ctx.Manager() as manager:
+        shared: Any = manager.dict()
+        with pytest.raises(TypeError, match="unhashable"):
+            shared[[1, 2]] = 3
