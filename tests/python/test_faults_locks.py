@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from children import finish, start
 from procession import synchronize
-from procession.context import BaseContext
 
 Eventually = Callable[..., None]
 
@@ -86,19 +86,6 @@ def fork_with_busy_threads(lock: Any, queue: Any, times: int) -> None:
     for thread in threads:
         thread.join(20)
     assert statuses == [17] * times
-
-
-def start(ctx: BaseContext, target: Callable[..., object], *args: Any) -> Any:
-    process = ctx.Process(target=target, args=args)  # type: ignore[attr-defined]
-    process.start()
-    return process
-
-
-def finish(*processes: Any, status: int = 0) -> None:
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == status
-        process.close()
 
 
 def kill(*processes: Any) -> None:

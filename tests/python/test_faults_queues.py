@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from children import finish, start
 from procession import _native
-from procession.context import BaseContext
 
 Eventually = Callable[..., None]
 
@@ -48,19 +48,6 @@ def report_one(queue: Any, started: Any, results: Any) -> None:
 def put_many(queue: Any, count: int, size: int) -> None:
     for i in range(count):
         queue.put((i, b"x" * size))
-
-
-def start(ctx: BaseContext, target: Callable[..., object], *args: Any) -> Any:
-    process = ctx.Process(target=target, args=args)  # type: ignore[attr-defined]
-    process.start()
-    return process
-
-
-def finish(*processes: Any, status: int = 0) -> None:
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == status
-        process.close()
 
 
 def kill(*processes: Any) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import procession
+from children import finish, start
 from procession import _native, connection, reduction
-from procession.context import BaseContext, BufferTooShort
+from procession.context import BufferTooShort
 
 Eventually = Callable[..., None]
 
@@ -52,19 +53,6 @@ def send_descriptor(end: Any, path: str) -> None:
     os.close(fd)
     # The descriptor is handed over while the sender is there.
     end.recv()
-
-
-def start(ctx: BaseContext, target: Callable[..., object], *args: Any) -> Any:
-    process = ctx.Process(target=target, args=args)  # type: ignore[attr-defined]
-    process.start()
-    return process
-
-
-def finish(*processes: Any, status: int = 0) -> None:
-    for process in processes:
-        process.join(30)
-        assert process.exitcode == status
-        process.close()
 
 
 # ---------------------------------------------------------------------------------- in one process

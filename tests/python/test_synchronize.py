@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import procession
+from children import finish, start
 from procession import _native, synchronize
 from procession.context import BaseContext
 
@@ -73,19 +74,6 @@ def meet(barrier: Any, results: Any, times: int) -> None:
             results.put(barrier.wait())
     except threading.BrokenBarrierError:
         results.put("broken")
-
-
-def start(ctx: BaseContext, target: Callable[..., object], *args: Any) -> Any:
-    process = ctx.Process(target=target, args=args)  # type: ignore[attr-defined]
-    process.start()
-    return process
-
-
-def finish(*processes: Any, status: int = 0) -> None:
-    for process in processes:
-        process.join(30)
-        assert process.exitcode == status
-        process.close()
 
 
 def kill(process: Any) -> None:
