@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::world::World;
 use common::{Child, Inventory, calmly, eventually, inside, start, within};
+use procession_shm::board::{Board, JobOptions, Next, OwnedJob, Seat, Taken};
 use procession_shm::ring::{INLINE_MAX, Message};
 use procession_shm::sync::Broken;
 use procession_shm::{Session, WaitError, fault, kinds};
@@ -61,6 +62,18 @@ fn child() {
             loop {
                 std::thread::park();
             }
+        }
+        "work" => {
+            let board = Board::of(world.diary.read_handle(0).unwrap()).unwrap();
+            let mut seat = board.sit_down(1).unwrap().unwrap();
+            let Next::Task(task) = seat.try_next().unwrap() else {
+                panic!("there is work");
+            };
+            // It is condemned for the first item, finishes it nevertheless, and is stopped having started the second one.
+            assert!(board.condemn(task.job, task.item).is_some());
+            fault::arm_stop(&point, 1);
+            seat.finish(1, Message::default()).unwrap();
+            assert!(matches!(seat.try_next().unwrap(), Next::Condemned));
         }
         other => panic!("no task {other}"),
     }
@@ -222,4 +235,70 @@ fn recovering_what_another_one_held() {
     assert!(world.semaphore.take_recovery());
     drop(world);
     assert_eq!(Inventory::take(session), before);
+}
+
+/// A worker that was condemned is stopped when it has started another item, before it puts that back. What happens
+/// `meanwhile`, and all outcomes but the one of the item that it finished.
+fn putting_back(meanwhile: impl FnOnce(&Board, &mut OwnedJob)) -> Vec<(u64, bool)> {
+    let session = kinds::create("owner", None).unwrap();
+    let world = World::create(session);
+    let board = Board::create(session, "board", 3, 0).unwrap();
+    world.diary.write_handle(0, board.handle());
+    let options = JobOptions {
+        hint: 2,
+        ..JobOptions::default()
+    };
+    let mut job = board
+        .open_job(Message::default(), options)
+        .unwrap()
+        .unwrap();
+    for _ in 0..4 {
+        job.feed(Message::default(), false).unwrap().unwrap();
+    }
+    job.seal();
+    let (_world, _) = stopped_in(session, world, "work", "board.start.started", |_| {
+        meanwhile(&board, &mut job);
+    });
+    board.departed().unwrap().unwrap();
+    let mut seat = board.sit_down(2).unwrap().unwrap();
+    run_all(&mut seat);
+    drop(seat);
+    let (item, Taken::Done { status: 1, .. }) = job.collect_next().unwrap().unwrap() else {
+        panic!("the first item is finished");
+    };
+    assert_eq!(item, 0);
+    let mut rest = Vec::new();
+    while let Some((item, taken)) = job.collect_next().unwrap() {
+        match taken {
+            Taken::Done { status: 2, .. } => rest.push((item, true)),
+            Taken::Cancelled => rest.push((item, false)),
+            other => panic!("item {item}: {other:?}"),
+        }
+    }
+    rest
+}
+
+fn run_all(seat: &mut Seat) {
+    while let Next::Task(_) = seat.try_next().unwrap() {
+        seat.finish(2, Message::default()).unwrap();
+    }
+}
+
+#[test]
+fn putting_back_an_item_that_somebody_else_has_come_to() {
+    let rest = putting_back(|board, _| {
+        let mut seat = board.sit_down(2).unwrap().unwrap();
+        // Runs what is queued, takes the item off the one that is so slow, and finds it started.
+        eventually("nobody has anything left", || {
+            run_all(&mut seat);
+            !board.has_work() && !seat.others_have_rest()
+        });
+    });
+    assert_eq!(rest, [(1, true), (2, true), (3, true)]);
+}
+
+#[test]
+fn putting_back_an_item_whose_job_was_stopped() {
+    let rest = putting_back(|_, job| assert!(job.stop().unwrap()));
+    assert_eq!(rest, [(1, false), (2, false), (3, false)]);
 }

@@ -9,9 +9,10 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::session::Session;
 
+use super::condemn::unstart;
 use super::layout::{
     BIT_WORDS, BoardBody, Cell, Chunk, DIED, FREE, GONE, HANDING, JobId, JobSlot, LIVE, Ledger,
-    ORPHAN, STARTED, cell_at, is_final, state,
+    ORPHAN, STARTED, cell_at, is_final, started, state,
 };
 use super::run::{TAKEN, TAKING};
 use super::{AS_FINISHED, Board, add};
@@ -99,6 +100,7 @@ impl Board {
             }
             txn.set(&ledger.died, 0);
             txn.set(&ledger.state, if rest { ORPHAN } else { FREE });
+            crash_point!("board.departed.told");
             txn.checkpoint();
         }
         txn.commit();
@@ -121,13 +123,17 @@ fn bury(
     }
     let mut to_free = [None; 2];
     let mut has_died = false;
-    if let Some(job) = body.job_of(ledger) {
+    if let Some((id, job)) = body.job_of(ledger) {
         let current = ledger.current.load(Ordering::Acquire);
         if current != 0
             && let Some(cell) = job.cell(session, current - 1)?
         {
             let head = cell.result[0].load(Ordering::Acquire);
-            if matches!(state(head), STARTED | HANDING) && head >> 32 == u64::from(number) {
+            let is_started = head == started(STARTED, number);
+            if is_started && ledger.is_condemned_before(id, current - 1) {
+                // It would have put it back, had it lived a moment longer.
+                unstart(&mut txn, job, ledger, cell, current - 1);
+            } else if is_started || head == started(HANDING, number) {
                 let dead = Owner::from_word(ledger.owner.load(Ordering::Relaxed) as u32);
                 let of = [
                     dead.map(BlockOwner::process),

@@ -2,7 +2,7 @@
 
 use crate::error::{Corrupt, ShmError};
 use crate::objects::Entry;
-use crate::primitive::{Ordering, fence};
+use crate::primitive::Ordering;
 use crate::processes::Owner;
 use crate::session::Session;
 
@@ -61,35 +61,13 @@ impl Board {
             })
     }
 
-    fn running(&self, number: u32, ledger: &Ledger) -> Option<(JobId, u64)> {
+    pub(super) fn running(&self, number: u32, ledger: &Ledger) -> Option<(JobId, u64)> {
         let id = JobId::from_word(ledger.job.load(Ordering::Acquire))?;
         let item = ledger.current.load(Ordering::Acquire).checked_sub(1)?;
         let cell = self.body.job(id)?.cell(self.session(), item).ok()??;
         let head = cell.result[0].load(Ordering::SeqCst);
         let runs = matches!(state(head), STARTED | HANDING) && head >> 32 == u64::from(number);
         runs.then_some((id, item))
-    }
-
-    /// Forbids the worker that runs `item` to start anything else, because it is going to be killed for it. `None` if nobody
-    /// runs it (any more).
-    pub fn condemn(&self, job: JobId, item: u64) -> Option<Seated> {
-        let seated = self.seated().find(|s| s.running == Some((job, item)))?;
-        for (number, ledger) in self.body.all_ledgers(self.session()) {
-            if ledger.state.load(Ordering::Acquire) != LIVE
-                || ledger.worker.load(Ordering::Relaxed) != seated.worker
-            {
-                continue;
-            }
-            ledger.stop.store(item + 1, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            // If it still runs the item now, it will see the word before it starts another one: it looks behind the
-            // compare-and-swap by which it starts.
-            if self.running(number, ledger) == Some((job, item)) {
-                return Some(seated);
-            }
-            ledger.stop.store(0, Ordering::SeqCst);
-        }
-        None
     }
 
     /// How far `job` has come.

@@ -158,7 +158,7 @@ pub(super) struct Ledger {
     pub(super) is_up: AtomicU64,
     /// Of a worker that died: the item it ran, + 1. The job is `job`.
     pub(super) died: AtomicU64,
-    /// Condemned: the item + 1 for which the worker is about to be killed. It starts nothing else.
+    /// Condemned: the item for which the worker is about to be killed (see `condemn`). It starts nothing else.
     pub(super) stop: AtomicU64,
     pad: [AtomicU64; 1],
     /// The job it works on; zero for none. The chunk of `first` is kept while this is set.

@@ -7,6 +7,7 @@
 mod bury;
 mod claim;
 mod collect;
+mod condemn;
 mod count;
 mod layout;
 mod notes;
@@ -242,8 +243,9 @@ impl BoardBody {
     }
 
     /// The job that a ledger names.
-    fn job_of(&'static self, ledger: &Ledger) -> Option<&'static JobSlot> {
-        self.job(JobId::from_word(ledger.job.load(Ordering::Acquire))?)
+    fn job_of(&'static self, ledger: &Ledger) -> Option<(JobId, &'static JobSlot)> {
+        let id = JobId::from_word(ledger.job.load(Ordering::Acquire))?;
+        Some((id, self.job(id)?))
     }
 
     #[inline]

@@ -202,14 +202,13 @@ impl Seat {
         }
         crash_point!("board.start.started");
         if self.ledger.stop.load(Ordering::SeqCst) != 0 {
-            cell.result[0].store(FED, Ordering::SeqCst);
-            crash_point!("board.start.reverted");
+            self.put_back(range, cell, item)?;
             return Ok(Some(Next::Condemned));
         }
         let arguments = match self.arguments(range, cell) {
             Ok(arguments) => arguments,
             Err(error) => {
-                cell.result[0].store(FED, Ordering::SeqCst);
+                self.put_back(range, cell, item)?;
                 return Err(error);
             }
         };
@@ -233,7 +232,7 @@ impl Seat {
     }
 
     #[inline]
-    fn step(&mut self, item: u64) {
+    pub(super) fn step(&mut self, item: u64) {
         self.position = item + 1;
         self.ledger.next.store(item + 1, Ordering::Release);
     }

@@ -9,7 +9,7 @@ use procession_shm::primitive::{AtomicU64, Ordering};
 use procession_shm::ring::{INLINE_MAX, Message, Port, Ring, RingOptions};
 use procession_shm::store::{Key, List, Map, Outcome, Stored, Target};
 use procession_shm::sync::{Barrier, Condition, Event, Lock, Semaphore};
-use procession_shm::{Session, WaitError};
+use procession_shm::{Session, ShmError, WaitError};
 use procession_sys::clock::Deadline;
 
 use super::stores::got;
@@ -48,6 +48,24 @@ impl Diary {
     /// Writes a line.
     pub fn write(&self, line: u64, value: u64) {
         self.word(line).store(value, Ordering::SeqCst);
+    }
+
+    /// Writes two lines: which object a handle means.
+    pub fn write_handle(&self, line: u64, handle: &Handle) {
+        self.write(line + 1, handle.generation().into());
+        // Last: a reader who sees it sees both.
+        self.write(line, u64::from(handle.index()) + 1);
+    }
+
+    /// The object that two lines tell of, if they do and it still exists.
+    pub fn read_handle(&self, line: u64) -> Option<Handle> {
+        let index = self.read(line).checked_sub(1)?;
+        let session = self.0.handle().session();
+        match session.hold(index as u32, self.read(line + 1) as u32) {
+            Ok(handle) => Some(handle),
+            Err(ShmError::Gone) => None,
+            Err(other) => panic!("{other}"),
+        }
     }
 
     /// Reads a line.
@@ -244,7 +262,8 @@ impl World {
         Some(seq)
     }
 
-    fn check_block(&self, at: u64, tag: u64, len: usize) {
+    /// Checks a block with the contents of `tag`, and frees it.
+    pub fn check_block(&self, at: u64, tag: u64, len: usize) {
         assert!(self.session.owns(at), "a block came without its ownership");
         assert!(self.session.block_size(at).unwrap() >= len as u64);
         let bytes = self
