@@ -199,6 +199,7 @@ impl OwnedJob {
                 let kind = head >> 8 & 0xff;
                 if payload::has_block(kind) {
                     payload::own(session, board, words[0])?;
+                    crash_point!("board.collect.owned");
                 }
                 Ok(Taken::Done {
                     status: (head >> 16) as u8,
@@ -225,6 +226,7 @@ impl OwnedJob {
         };
         match cell.result[0].compare_exchange(FED, CANCELLED, Ordering::SeqCst, Ordering::Acquire) {
             Ok(_) => {
+                crash_point!("board.cancel.decided");
                 self.settled(item);
                 Ok(CancelCell::Cancelled)
             }
@@ -242,6 +244,7 @@ impl OwnedJob {
         let failed =
             cell.result[0].compare_exchange(DIED, FAILED, Ordering::SeqCst, Ordering::Relaxed);
         if failed.is_ok() {
+            crash_point!("board.fail.decided");
             self.settled(item);
         }
         Ok(failed.is_ok())
@@ -271,6 +274,7 @@ impl OwnedJob {
         txn.set(&cell.result[0], FED);
         crash_point!("board.retry.filled");
         txn.commit();
+        crash_point!("board.retry.committed");
         notify(&body.work, Wake::One);
         Ok(true)
     }

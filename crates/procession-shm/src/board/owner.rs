@@ -143,6 +143,7 @@ impl Board {
         crash_point!("board.open.filled");
         let id = JobId::new(serial, number);
         slot.id.store(id.word(), Ordering::Release);
+        crash_point!("board.open.listed");
         Ok(Some(OwnedJob {
             board: self.clone(),
             id,
@@ -213,10 +214,12 @@ impl OwnedJob {
         })?;
         if let Some(block) = written.block() {
             payload::hand_over(session, index_of_board, block)?;
+            crash_point!("board.feed.handed");
         }
         store(&cell.arguments, written.kind | written.len << 32, written);
         cell.result[3].store(0, Ordering::Relaxed);
         cell.result[0].store(FED, Ordering::Relaxed);
+        crash_point!("board.feed.filled");
         self.fed = item + 1;
         if !more || self.fed - self.published >= PUBLISH_EVERY {
             self.publish();
@@ -239,6 +242,7 @@ impl OwnedJob {
         if body.ready.load(Ordering::Relaxed) & bit == 0 {
             body.ready.fetch_or(bit, Ordering::SeqCst);
         }
+        crash_point!("board.feed.ready");
         if body.work.has_sleepers() && !body.lookout.is_kept(now_ns) {
             notify(&body.work, Wake::One);
         }

@@ -36,6 +36,7 @@ impl OwnedJob {
             self.slot
                 .entry(session, chunk.place)?
                 .store(0, Ordering::Release);
+            crash_point!("board.chunk.unlisted");
             chunk.free(&self.board)?;
         }
         Ok(())
@@ -80,6 +81,7 @@ impl OwnedJob {
             }
             txn.checkpoint();
         }
+        crash_point!("board.stop.emptied");
         txn.commit();
         let mut cancelled = Vec::new();
         for chunk in self.chunks.iter().flatten() {

@@ -9,8 +9,9 @@ use procession_shm::sync::{Future, Lock, Outcome, Ticket};
 use procession_sys::clock::Deadline;
 use procession_sys::process::{Exit, kill_self};
 
+use crate::boards::{self, Work};
 use crate::common::world::{SHAPES, World};
-use crate::common::{calmly, eventually, start, within};
+use crate::common::{Child, calmly, eventually, start, within};
 use crate::stores;
 
 /// Something that a child does and may die of.
@@ -18,9 +19,17 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Can the child die even before it has joined the session?
     pub(crate) early: bool,
-    pub(crate) before: fn(&World) -> Vec<Ticket>,
+    pub(crate) before: fn(&World) -> Kept,
     pub(crate) child: fn(&World),
-    pub(crate) after: fn(&World, Vec<Ticket>),
+    pub(crate) after: fn(&World, Kept),
+}
+
+/// What the survivor has in hand meanwhile.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) work: Option<Work>,
+    pub(crate) worker: Option<Child>,
 }
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -150,6 +159,41 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         child: stores::mend,
         after: stores::after_mend_list,
     },
+    Scenario {
+        name: "board-work",
+        early: false,
+        before: boards::work_to_do,
+        child: boards::work,
+        after: boards::after_work,
+    },
+    Scenario {
+        name: "board-own",
+        early: false,
+        before: boards::worker_to_be,
+        child: boards::own,
+        after: boards::after_own,
+    },
+    Scenario {
+        name: "board-bury-taking",
+        early: false,
+        before: boards::bury_taking,
+        child: recover,
+        after: boards::after_bury,
+    },
+    Scenario {
+        name: "board-bury-handing",
+        early: false,
+        before: boards::bury_handing,
+        child: recover,
+        after: boards::after_bury,
+    },
+    Scenario {
+        name: "board-bury-condemned",
+        early: false,
+        before: boards::bury_condemned,
+        child: recover,
+        after: boards::after_bury_condemned,
+    },
 ];
 
 pub(crate) fn scenario(name: &str) -> &'static Scenario {
@@ -159,11 +203,11 @@ pub(crate) fn scenario(name: &str) -> &'static Scenario {
         .expect("a scenario's name")
 }
 
-fn nothing(_: &World) -> Vec<Ticket> {
-    Vec::new()
+fn nothing(_: &World) -> Kept {
+    Kept::default()
 }
 
-fn done(_: &World, _: Vec<Ticket>) {}
+fn done(_: &World, _: Kept) {}
 
 // --- queues ---------------------------------------------------------------------------------
 
@@ -189,14 +233,14 @@ fn put(world: &World) {
     }
 }
 
-fn after_put(world: &World, _: Vec<Ticket>) {
+fn after_put(world: &World, _: Kept) {
     let plan: Vec<u64> = (0..SHAPES).collect();
     check_queue(world, &plan, world.diary.read(0), 0);
 }
 
-fn fill(world: &World) -> Vec<Ticket> {
+fn fill(world: &World) -> Kept {
     put(world);
-    Vec::new()
+    Kept::default()
 }
 
 fn get(world: &World) {
@@ -205,7 +249,7 @@ fn get(world: &World) {
     }
 }
 
-fn after_get(world: &World, _: Vec<Ticket>) {
+fn after_get(world: &World, _: Kept) {
     let plan: Vec<u64> = (0..SHAPES).collect();
     check_queue(world, &plan, SHAPES, world.diary.read(1));
 }
@@ -228,7 +272,7 @@ fn wrap(world: &World) {
     while world.take(world.small.port()).is_some() {}
 }
 
-fn after_wrap(world: &World, _: Vec<Ticket>) {
+fn after_wrap(world: &World, _: Kept) {
     check_queue(world, &WRAPPING, world.diary.read(0), world.diary.read(1));
     while world.take(world.small.port()).is_some() {}
 }
@@ -323,8 +367,11 @@ fn sync(world: &World) {
     world.event.clear();
 }
 
-fn enlist(world: &World) -> Vec<Ticket> {
-    vec![world.condition.enlist().unwrap()]
+fn enlist(world: &World) -> Kept {
+    Kept {
+        tickets: vec![world.condition.enlist().unwrap()],
+        ..Kept::default()
+    }
 }
 
 fn notify(world: &World) {
@@ -334,8 +381,8 @@ fn notify(world: &World) {
     assert!(ticket.leave());
 }
 
-fn after_notify(world: &World, tickets: Vec<Ticket>) {
-    for ticket in tickets {
+fn after_notify(world: &World, kept: Kept) {
+    for ticket in kept.tickets {
         if ticket.wait(Deadline::NOW, &mut calmly).is_err() {
             assert_eq!(world.condition.notify(1), 1);
         }
@@ -425,7 +472,7 @@ fn processes(world: &World) {
 // --- death of one who buries ---------------------------------------------------------------
 
 /// Has a child die with its hands full, in the middle of what `crash_at` names; nobody has noticed yet.
-fn bury(world: &World, crash_at: &str) -> Vec<Ticket> {
+fn bury(world: &World, crash_at: &str) -> Kept {
     let mut victim = start(world.session, "victim", &world.names(), crash_at);
     eventually("the victim waits", || {
         world.diary.read(8) == 1 || victim.ends_within(Deadline::NOW)
@@ -436,18 +483,21 @@ fn bury(world: &World, crash_at: &str) -> Vec<Ticket> {
     world.event.clear();
     assert_eq!(world.lock.owner(), Some(victim.owner));
     world.diary.write(9, victim.owner.word().into());
-    vec![ticket]
+    Kept {
+        tickets: vec![ticket],
+        ..Kept::default()
+    }
 }
 
-fn bury_put(world: &World) -> Vec<Ticket> {
+fn bury_put(world: &World) -> Kept {
     bury(world, "ring.push.written:7")
 }
 
-fn bury_free(world: &World) -> Vec<Ticket> {
+fn bury_free(world: &World) -> Kept {
     bury(world, "arena.free.done:1")
 }
 
-fn bury_destroy(world: &World) -> Vec<Ticket> {
+fn bury_destroy(world: &World) -> Kept {
     bury(world, "object.destroy.unlinked:1")
 }
 
@@ -479,10 +529,10 @@ fn recover(world: &World) {
     world.session.recover_now().unwrap();
 }
 
-fn after_recover(world: &World, tickets: Vec<Ticket>) {
+fn after_recover(world: &World, kept: Kept) {
     let victim = Owner::from_word(world.diary.read(9) as u32).unwrap();
     world.session.recover_now().unwrap();
-    for ticket in tickets {
+    for ticket in kept.tickets {
         ticket
             .wait(within(10), &mut calmly)
             .expect("the dead waiter's notification went on");

@@ -1,7 +1,6 @@
 //! What is done to maps and lists, step by step, and what they must then have.
 
 use procession_shm::store::{Batch, Key, List, Map, Run, Target, Update};
-use procession_shm::sync::Ticket;
 use procession_sys::process::Exit;
 
 use crate::common::start;
@@ -9,6 +8,7 @@ use crate::common::stores::{
     Value, all_of_list, all_of_map, expected_list, expected_map, got, key_bytes, stored, with_key,
 };
 use crate::common::world::World;
+use crate::scenarios::Kept;
 
 fn make(world: &World, tag: u64) -> procession_shm::store::Stored {
     stored(world.session, Value::numbered(tag), &world.lock)
@@ -202,7 +202,7 @@ fn list_after(steps: u64) -> Vec<Value> {
 }
 
 /// Each step happened as a whole or not at all.
-pub(crate) fn after_map(world: &World, _: Vec<Ticket>) {
+pub(crate) fn after_map(world: &World, _: Kept) {
     let seen = all_of_map(&world.map);
     let done = world.diary.read(0);
     let fits = [done, done + 1].map(|n| expected_map(&map_after(n), &world.lock) == seen);
@@ -210,7 +210,7 @@ pub(crate) fn after_map(world: &World, _: Vec<Ticket>) {
 }
 
 /// As [`after_map`].
-pub(crate) fn after_list(world: &World, _: Vec<Ticket>) {
+pub(crate) fn after_list(world: &World, _: Kept) {
     let seen = all_of_list(&world.list);
     let done = world.diary.read(0);
     let fits = [done, done + 1].map(|n| expected_list(&list_after(n), &world.lock) == seen);
@@ -218,22 +218,22 @@ pub(crate) fn after_list(world: &World, _: Vec<Ticket>) {
 }
 
 /// Somebody dies in the middle of what takes several sections; the next one has to go on, and dies over that too.
-fn die_at(world: &World, task: &str, point: &str) -> Vec<Ticket> {
+fn die_at(world: &World, task: &str, point: &str) -> Kept {
     let mut victim = start(world.session, task, &world.names(), point);
     assert_eq!(victim.end(), Exit::Signal(9));
     world.session.exited(victim.owner, -9).unwrap();
-    Vec::new()
+    Kept::default()
 }
 
-pub(crate) fn torn_update(world: &World) -> Vec<Ticket> {
+pub(crate) fn torn_update(world: &World) -> Kept {
     die_at(world, "map", "store.update.committed:2")
 }
 
-pub(crate) fn half_done_update(world: &World) -> Vec<Ticket> {
+pub(crate) fn half_done_update(world: &World) -> Kept {
     die_at(world, "map", "store.update.put.committed:9")
 }
 
-pub(crate) fn torn_list(world: &World) -> Vec<Ticket> {
+pub(crate) fn torn_list(world: &World) -> Kept {
     die_at(world, "list", "store.list.replaced.committed:7")
 }
 
@@ -242,7 +242,7 @@ pub(crate) fn mend(world: &World) {
 }
 
 /// What was committed is there, all of it.
-pub(crate) fn after_mend_map(world: &World, _: Vec<Ticket>) {
+pub(crate) fn after_mend_map(world: &World, _: Kept) {
     let done = world.diary.read(0) + 1;
     assert_eq!(
         all_of_map(&world.map),
@@ -251,7 +251,7 @@ pub(crate) fn after_mend_map(world: &World, _: Vec<Ticket>) {
 }
 
 /// As [`after_mend_map`].
-pub(crate) fn after_mend_list(world: &World, _: Vec<Ticket>) {
+pub(crate) fn after_mend_list(world: &World, _: Kept) {
     let done = world.diary.read(0) + 1;
     assert_eq!(
         all_of_list(&world.list),
