@@ -79,8 +79,8 @@ run: install
 .PHONY: test
 test: test-rust test-loom test-python
 
-# Workers that die at named points, which only a build of its own has.
-CRASHES := -p procession-engine --features fault --test pool_crash
+# Workers and parents of pools that die at named points, which only a build of its own has.
+CRASHES := -p procession-engine --features fault --test 'pool_crash*'
 .PHONY: test-rust
 test-rust:
 	$(call say,Rust tests)

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use procession_shm::processes::{Owner, Role};
 use procession_shm::ring::{Message, Ring, RingOptions};
-use procession_shm::{Session, ShmError};
+use procession_shm::{Session, ShmError, crash_point};
 use procession_sys::clock::Deadline;
 use procession_sys::{Errno, ident, orphan, spawn};
 
@@ -122,6 +122,7 @@ pub fn start(
     if let Some(parcel) = parcel {
         parcel.sent();
     }
+    crash_point!("launch.start.addressed");
     let owner = session.reserve(name, role)?;
     let bootstrap = Bootstrap {
         owner,
@@ -146,7 +147,9 @@ pub fn start(
     }
     match spawn::spawn(&program.path, &program.args, &env, &fds) {
         Ok((pid, pidfd)) => {
+            crash_point!("launch.start.spawned");
             session.started(owner, pid);
+            crash_point!("launch.start.told");
             Ok(Child::new(session, owner, pid, pidfd, name))
         }
         Err(source) => {
@@ -210,6 +213,7 @@ pub fn arrive(build: u64) -> Result<Option<Arrival>, ArriveError> {
         return Err(ArriveError::OtherBuild);
     }
     let session = home::join(memory, bootstrap.owner)?;
+    crash_point!("launch.arrive.joined");
     let (index, generation) = bootstrap.inbox;
     let inbox = Ring::of(session.hold(index, generation)?)?;
     let (bytes, block) = inbox
@@ -217,6 +221,7 @@ pub fn arrive(build: u64) -> Result<Option<Arrival>, ArriveError> {
         .get(Deadline::NEVER, &mut || true, |bytes, block| {
             (bytes.to_vec(), block)
         })?;
+    crash_point!("launch.arrive.addressed");
     Ok(Some(Arrival {
         session,
         bytes,

@@ -5,15 +5,17 @@
 mod pool_support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
-use procession_engine::pool::{Config, Failure, JobSpec, Message, Order, Outcome, Until};
-
+use procession_engine::pool::{Cancel, Config, Failure, JobSpec, Message, Order, Outcome, Until};
+use procession_shm::sync::Event;
 use procession_sys::clock::Deadline;
+use procession_sys::process::Exit;
 
 use pool_support::{
-    BLOCK, CALLS, ECHO, Front, NOTES, NOTES_BLOCK, SLOW, arguments, assert_echo, new_block,
-    note_of, run_worker,
+    BLOCK, CALLS, ECHO, Front, NOTES, NOTES_BLOCK, SLOW, arguments, assert_echo, await_arguments,
+    deadline, new_block, note_of, run_worker, steps,
 };
 
 /// Where the workers begin. On its own it is over at once.
@@ -21,39 +23,6 @@ use pool_support::{
 fn worker() {
     run_worker();
 }
-
-/// Every step that a worker passes, and how many times at least in the job below.
-const STEPS: &[(&str, u32)] = &[
-    ("board.join.filled", 1),
-    ("board.join.committed", 1),
-    ("board.claim.filled", 3),
-    ("board.claim.committed", 3),
-    ("board.start.named", 5),
-    ("board.start.started", 5),
-    ("board.arguments.taking", 2),
-    ("board.arguments.owned", 2),
-    ("board.arguments.taken", 2),
-    ("board.payload.copied", 1),
-    ("board.finish.written", 5),
-    ("board.finish.named", 2),
-    ("board.finish.handing", 2),
-    ("board.finish.handed", 2),
-    ("board.finish.committed", 5),
-    ("board.bits.set", 3),
-    ("board.flush.counted", 3),
-    ("board.slab.allocated", 1),
-    ("board.slab.linked", 1),
-    ("guard.set.logged", 9),
-    ("guard.set.stored", 9),
-    ("guard.set.stored", 17),
-    ("guard.checkpoint", 4),
-    ("bundle.made", 1),
-    ("bundle.listed", 1),
-    ("bundle.bound", 1),
-    ("bundle.unbound", 1),
-    ("arena.alloc.done", 2),
-    ("arena.free.done", 2),
-];
 
 /// Steps of taking arguments for good.
 const TAKES: &[&str] = &["bundle.unbound", "arena.free.done"];
@@ -109,7 +78,7 @@ fn crash_at(point: &str, nth: u32, retries: u32) {
 
 #[test]
 fn a_worker_may_die_at_any_step() {
-    for (point, nth) in STEPS {
+    for (point, nth) in steps::WORKING {
         eprintln!("{point}:{nth}");
         crash_at(point, *nth, 0);
     }
@@ -117,7 +86,7 @@ fn a_worker_may_die_at_any_step() {
 
 #[test]
 fn a_worker_may_die_at_any_step_and_its_item_is_run_again() {
-    for (point, nth) in STEPS {
+    for (point, nth) in steps::WORKING {
         // Items that may be run again are not taken out of the board.
         if !point.starts_with("board.arguments") && !TAKES.contains(point) {
             eprintln!("{point}:{nth}");
@@ -128,11 +97,11 @@ fn a_worker_may_die_at_any_step_and_its_item_is_run_again() {
 
 #[test]
 fn a_worker_may_die_while_it_leaves() {
-    for point in ["board.leave.filled:1", "board.leave.committed:1"] {
+    for (point, nth) in steps::LEAVING {
         let mut config = Config::new("leaving", 1);
         config.max_tasks = Some(5);
         let mut front = Front::new(&config, "worker");
-        front.crash_at = Some(point.to_owned());
+        front.crash_at = Some(format!("{point}:{nth}"));
         let job = (front.pool)
             .open_job(Message::default(), JobSpec::default())
             .unwrap();
@@ -152,9 +121,9 @@ fn a_worker_may_die_while_it_leaves() {
 /// Nobody is woken for what somebody looks out for: a worker that dies over that must not leave the others asleep.
 #[test]
 fn a_worker_may_die_while_it_looks_out_for_work() {
-    for point in ["board.lookout.begun:1", "board.lookout.ended:1"] {
+    for (point, nth) in steps::LOOKING_OUT {
         let mut front = Front::new(&Config::new("lookout", 2), "worker");
-        front.crash_at = Some(point.to_owned());
+        front.crash_at = Some(format!("{point}:{nth}"));
         let job = (front.pool)
             .open_job(Message::default(), JobSpec::default())
             .unwrap();
@@ -175,25 +144,6 @@ fn a_worker_may_die_while_it_looks_out_for_work() {
         front.join();
     }
 }
-
-/// Every step of a worker that keeps notes, and at which pass.
-const NOTE_STEPS: &[(&str, u32)] = &[
-    ("board.start.started", 4),
-    ("board.notes.opened", 1),
-    ("board.notes.opened", 4),
-    ("board.notes.begun", 1),
-    ("board.notes.begun", 11),
-    ("board.notes.written", 1),
-    ("board.notes.written", 12),
-    ("board.notes.told", 1),
-    ("board.notes.told", 12),
-    ("board.notes.closed", 3),
-    ("board.finish.written", 3),
-    ("board.finish.named", 3),
-    ("board.finish.handing", 3),
-    ("board.finish.handed", 3),
-    ("board.finish.committed", 6),
-];
 
 /// At most one item fails. What is told of it is what its worker had noted, and no call is missing that was begun.
 fn crash_in_notes(point: &str, nth: u32) {
@@ -251,10 +201,103 @@ fn crash_in_notes(point: &str, nth: u32) {
 
 #[test]
 fn a_worker_may_die_at_any_step_of_its_notes() {
-    for (point, nth) in NOTE_STEPS {
+    for (point, nth) in steps::NOTING {
         eprintln!("{point}:{nth}");
         crash_in_notes(point, *nth);
     }
+}
+
+#[test]
+fn a_worker_may_die_while_it_arrives() {
+    for (point, nth) in steps::ARRIVING {
+        let mut front = Front::new(&Config::new("arriving", 1), "worker");
+        front.crash_at = Some(format!("early:{point}:{nth}"));
+        let job = (front.pool)
+            .open_job(Message::default(), JobSpec::default())
+            .unwrap();
+        for item in 0..5 {
+            front.feed(job, &arguments(ECHO, item));
+        }
+        front.pool.seal(job).unwrap();
+        for _ in 0..5 {
+            assert_echo(&front.collect(job, Order::InOrder), ECHO);
+        }
+        front.close_job(job);
+        front.join();
+        assert!(front.exits.contains(&-9), "{point} was not passed");
+    }
+}
+
+/// It is to be killed for an item, finishes that just then, and dies with the next one in its hands.
+#[test]
+fn a_worker_may_die_while_it_puts_an_item_back() {
+    let session = procession_engine::home::session().unwrap();
+    for (point, nth) in steps::PUTTING_BACK {
+        let event = Event::create(session, "go on").unwrap();
+        let mut front = Front::new(&Config::new("condemned", 1), "worker");
+        front.crash_at = Some(format!("{point}:{nth}"));
+        let job = (front.pool)
+            .open_job(Message::default(), JobSpec::default())
+            .unwrap();
+        front.feed(job, &await_arguments(&event));
+        for item in 1..20 {
+            front.feed(job, &arguments(ECHO, item));
+        }
+        front.pool.seal(job).unwrap();
+        let first = Some((job, 0));
+        front.until("the first item runs", |f| {
+            f.pool.workers().unwrap().iter().any(|w| w.running == first)
+        });
+        assert_eq!(front.pool.cancel(job, 0).unwrap(), Cancel::Killing);
+        event.set();
+        for child in front.children.values() {
+            let exit = child.wait(deadline()).unwrap();
+            assert_eq!(exit, Some(Exit::Signal(9)), "{point} was not passed");
+        }
+        let Outcome::Done { status: 1, payload } = front.collect(job, Order::InOrder).outcome
+        else {
+            panic!("the first item was finished");
+        };
+        assert_eq!(payload.bytes(), await_arguments(&event));
+        drop(payload);
+        for item in 1..20 {
+            let collected = front.collect(job, Order::InOrder);
+            assert_eq!(collected.item, item);
+            assert_echo(&collected, ECHO);
+        }
+        front.close_job(job);
+        front.join();
+    }
+}
+
+/// The points of the pool and of launching that the sources name.
+fn named(at: &Path, found: &mut BTreeSet<String>) {
+    if at.is_dir() {
+        for file in std::fs::read_dir(at).unwrap() {
+            named(&file.unwrap().path(), found);
+        }
+        return;
+    }
+    let text = std::fs::read_to_string(at).unwrap();
+    for after in text.split("crash_point!(\"").skip(1) {
+        found.insert(after.split('"').next().unwrap().to_owned());
+    }
+}
+
+#[test]
+fn somebody_dies_at_every_point() {
+    let mut points = BTreeSet::new();
+    let engine = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for sources in ["src", "../procession-shm/src"] {
+        named(&engine.join(sources), &mut points);
+    }
+    points.retain(|p| p.starts_with("board.") || p.starts_with("launch."));
+    assert!(points.len() > 50, "the sources were not found");
+    let died: BTreeSet<String> = (steps::ALL.iter().copied().flatten())
+        .map(|(point, _)| (*point).to_owned())
+        .collect();
+    let missing: Vec<_> = points.difference(&died).collect();
+    assert!(missing.is_empty(), "nobody dies at {missing:?}");
 }
 
 /// Steps inside of the board's section.

@@ -1,5 +1,8 @@
 //! A front for tests: it starts this very test program again for each worker that the pool asks for.
 
+#[cfg(feature = "fault")]
+pub(crate) mod steps;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::time::Duration;
@@ -14,9 +17,10 @@ use procession_engine::{env, home};
 use procession_shm::Session;
 use procession_shm::arena::BlockOwner;
 use procession_shm::processes::Role;
+use procession_shm::sync::Event;
 use procession_sys::clock::{Deadline, now_ns};
 
-const BUILD: u64 = 7;
+pub(crate) const BUILD: u64 = 7;
 const SIGKILL: i32 = 9;
 
 /// What an item asks of its worker: the first byte of its arguments.
@@ -34,6 +38,8 @@ pub(crate) const SLOW: u8 = 6;
 pub(crate) const NOTES: u8 = 7;
 /// As `NOTES`, and the result is the notes and a block.
 pub(crate) const NOTES_BLOCK: u8 = 8;
+/// Echo, once an event was set that the arguments name (see [`await_arguments`]).
+pub(crate) const AWAIT: u8 = 9;
 /// How many calls those are.
 pub(crate) const CALLS: usize = 3;
 
@@ -51,6 +57,11 @@ pub(crate) fn run_worker() {
     if std::env::var_os(env::BOOTSTRAP).is_none() {
         return;
     }
+    #[cfg(feature = "fault")]
+    if let Some(point) = std::env::args().find_map(|arg| Some(arg.strip_prefix(EARLY)?.to_owned()))
+    {
+        arm(&point);
+    }
     let arrival = launch::arrive(BUILD).unwrap().unwrap();
     let session = arrival.session;
     let text = String::from_utf8(arrival.bytes).unwrap();
@@ -64,17 +75,20 @@ pub(crate) fn run_worker() {
     Arrival::settled(session).unwrap();
     #[cfg(feature = "fault")]
     if let Some(point) = words.next() {
-        let (name, n) = point.rsplit_once(':').unwrap();
-        let n = n.parse().unwrap();
-        match name.strip_prefix("stop:") {
-            Some(name) => procession_shm::fault::arm_stop(name, n),
-            None => procession_shm::fault::arm(name, n),
-        }
+        arm(point);
     }
     let mut worker = Worker::join(board, WorkerId(id)).unwrap();
     while let Some(mut task) = worker.next(&mut || true).unwrap() {
         let what = task.bytes()[0];
         let block = task.take_block();
+        if what == AWAIT {
+            let number = |at| u32::from_le_bytes(task.bytes()[at..at + 4].try_into().unwrap());
+            let event = session.hold(number(1), number(5)).unwrap();
+            Event::of(event)
+                .unwrap()
+                .wait(deadline(), &mut || true)
+                .unwrap();
+        }
         match what {
             DIE => procession_sys::process::kill_self(),
             HANG => loop {
@@ -121,6 +135,20 @@ pub(crate) fn run_worker() {
     std::process::exit(0);
 }
 
+/// Begins the argument by which a worker is told to die while it arrives.
+const EARLY: &str = "early:";
+
+/// Where this process dies, or is stopped: a name and the number of the pass.
+#[cfg(feature = "fault")]
+pub(crate) fn arm(point: &str) {
+    let (name, n) = point.rsplit_once(':').unwrap();
+    let n = n.parse().unwrap();
+    match name.strip_prefix("stop:") {
+        Some(name) => procession_shm::fault::arm_stop(name, n),
+        None => procession_shm::fault::arm(name, n),
+    }
+}
+
 /// A block of ours with known contents.
 pub(crate) fn new_block(session: &'static Session) -> u64 {
     let at = session
@@ -142,6 +170,18 @@ pub(crate) fn arguments(what: u8, item: u64) -> Vec<u8> {
     bytes
 }
 
+/// Arguments of an item that waits for an event.
+pub(crate) fn await_arguments(event: &Event) -> Vec<u8> {
+    let handle = event.handle();
+    let (index, generation) = (handle.index(), handle.generation());
+    [
+        &[AWAIT],
+        &index.to_le_bytes()[..],
+        &generation.to_le_bytes(),
+    ]
+    .concat()
+}
+
 /// The front.
 pub(crate) struct Front {
     pub(crate) pool: Pool,
@@ -152,7 +192,7 @@ pub(crate) struct Front {
     pub(crate) exits: Vec<i32>,
     /// Workers end while they start.
     pub(crate) start_fails: bool,
-    /// Where the next worker dies, or is stopped (after "stop:").
+    /// Where the next worker dies, or is stopped (after "stop:"); after "early:" that may be before it has arrived.
     pub(crate) crash_at: Option<String>,
     pub(crate) ended: bool,
 }
@@ -185,7 +225,9 @@ impl Front {
             worker.0,
             u8::from(self.start_fails)
         );
-        if let Some(point) = self.crash_at.take() {
+        if let Some(early) = self.crash_at.take_if(|point| point.starts_with(EARLY)) {
+            program.args.push(early.into());
+        } else if let Some(point) = self.crash_at.take() {
             text = format!("{text} {point}");
         }
         let child = launch::start(&program, "worker", Role::Worker, text.as_bytes(), None).unwrap();
@@ -253,6 +295,17 @@ impl Front {
                 self.pool.progress(job),
                 self.pool.workers()
             );
+        }
+    }
+
+    /// Serves the pool until it is so.
+    pub(crate) fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let end = deadline();
+        while !is_so(self) {
+            assert!(!end.passed(), "never happened: {what}");
+            let soon = Deadline::after(Some(Duration::from_millis(20)));
+            let _ = self.pool.wait_attention(soon, &mut || true);
+            self.serve();
         }
     }
 
