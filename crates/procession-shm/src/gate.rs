@@ -104,16 +104,29 @@ impl Lookout {
         }
     }
 
-    /// Somebody looks out until `until` (nanoseconds).
+    /// The caller looks out until `until` (nanoseconds), unless somebody else does so `now`.
     #[inline]
-    pub fn begin(&self, until: u64) {
-        self.until.store(until, Ordering::SeqCst);
+    pub fn begin(&self, now: u64, until: u64) -> bool {
+        let before = self.until.load(Ordering::Relaxed);
+        before <= now && self.change(before, until)
+    }
+
+    /// It goes on until `until`; false if it was late, and somebody else does by now.
+    #[inline]
+    pub fn prolong(&self, before: u64, until: u64) -> bool {
+        self.change(before, until)
     }
 
     /// No more; a last look and [`Gate::prepare`] come after it.
     #[inline]
-    pub fn end(&self) {
-        self.until.store(0, Ordering::SeqCst);
+    pub fn end(&self, until: u64) {
+        self.change(until, 0);
+    }
+
+    fn change(&self, before: u64, after: u64) -> bool {
+        (self.until)
+            .compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
     /// Is it looked out for what the caller has just made true?

@@ -1,6 +1,7 @@
 //! How anybody waits: spin a little, then sleep in slices, always with a deadline, a liveness check and a way out.
 
 use std::cell::Cell;
+use std::num::NonZeroU32;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use procession_sys::futex;
 use crate::crash_point;
 use crate::error::WaitError;
 use crate::gate::{Gate, Lookout, Wake};
+use crate::primitive::{AtomicU32, Ordering};
+use crate::segment::Shared;
 use crate::session::Session;
 
 /// The caller's own check, run between slices and after every signal. `false` ends the wait with `Interrupted`.
@@ -25,6 +28,10 @@ pub struct Wait<'a> {
     longest: Duration,
     /// Where to say that this thread looks out for what it waits for.
     lookout: Option<&'a Lookout>,
+    /// Where to say who sleeps, and by which number.
+    last: Option<(&'a LastSleeper, u32)>,
+    /// May it look again and again before it sleeps?
+    spins: bool,
     /// What is shown to those who look from outside: the object waited for, and why.
     shown: (u32, WaitKind),
 }
@@ -103,6 +110,8 @@ impl<'a> Wait<'a> {
                 LONGEST
             },
             lookout: None,
+            last: None,
+            spins: true,
             shown: (object, kind),
         }
     }
@@ -111,6 +120,20 @@ impl<'a> Wait<'a> {
     #[must_use]
     pub fn looking_out(mut self, at: &'a Lookout) -> Self {
         self.lookout = Some(at);
+        self
+    }
+
+    /// Sleeps under a number, so that [`LastSleeper::notify_one`] finds it.
+    #[must_use]
+    pub fn numbered(mut self, last: &'a LastSleeper, number: u32) -> Self {
+        self.last = Some((last, number));
+        self
+    }
+
+    /// It sleeps at once: what it waits for will not come soon.
+    #[must_use]
+    pub fn without_spinning(mut self) -> Self {
+        self.spins = false;
         self
     }
 
@@ -148,7 +171,9 @@ impl<'a> Wait<'a> {
             return Err(WaitError::TimedOut);
         }
         let lookout = self.lookout;
-        if let Some(value) = spin(lookout, &mut || ready(self))? {
+        if self.spins
+            && let Some(value) = spin(lookout, &mut || ready(self))?
+        {
             return Ok(value);
         }
         let _shown = self.session.show_wait(self.shown.0, self.shown.1);
@@ -157,7 +182,11 @@ impl<'a> Wait<'a> {
             if let Some(value) = ready(self)? {
                 return Ok(value);
             }
-            let slept = futex::wait(gate.word(), seq, self.deadline.slice(self.slice));
+            let slice = self.deadline.slice(self.slice);
+            let slept = match self.last {
+                Some((last, number)) => last.sleep(gate, seq, slice, number),
+                None => futex::wait(gate.word(), seq, slice),
+            };
             if let Some(value) = ready(self)? {
                 return Ok(value);
             }
@@ -198,6 +227,46 @@ pub fn notify(gate: &Gate, wake: Wake) {
     gate.notify(wake, futex::wake);
 }
 
+/// Who fell asleep last at a gate. It is the first to be woken: what it works with is still in the processor's caches, while
+/// the kernel would wake the one who has slept longest. Only a hint; zero is a valid start.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LastSleeper {
+    name: AtomicU32,
+    pad: AtomicU32,
+}
+
+// SAFETY: repr(C), two atomics.
+unsafe impl Shared for LastSleeper {}
+
+impl LastSleeper {
+    /// One of 32 names: who shares it may be woken instead.
+    fn name(number: u32) -> NonZeroU32 {
+        NonZeroU32::new(1 << (number % 32)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    fn sleep(&self, gate: &Gate, seq: u32, slice: Duration, number: u32) -> futex::Woken {
+        let name = Self::name(number);
+        self.name.store(name.get(), Ordering::Relaxed);
+        futex::wait_named(gate.word(), seq, slice, name)
+    }
+
+    /// Wakes one of those who sleep at `gate` (see [`Gate::notify`]).
+    pub fn notify_one(&self, gate: &Gate) {
+        gate.notify(Wake::One, |word, count| {
+            let last = NonZeroU32::new(self.name.load(Ordering::Relaxed)).filter(|_| count == 1);
+            if let Some(name) = last {
+                self.name.store(0, Ordering::Relaxed);
+                let woken = futex::wake_named(word, name);
+                if woken > 0 {
+                    return woken;
+                }
+            }
+            futex::wake(word, count)
+        });
+    }
+}
+
 const PAUSES: u32 = 128;
 /// A little longer than a wake-up across two processors takes. A shorter spin would never meet a peer that has to be woken,
 /// and two peers that both sleep would go on waking each other for ever, where both could spin.
@@ -221,7 +290,7 @@ thread_local! {
 /// gives the processor away at each turn: the one we wait for may need just this one. A thread that has spun in vain some
 /// times in a row does it only every 16th time, until it helps again.
 ///
-/// `lookout` is kept meanwhile.
+/// `lookout` is kept meanwhile; if somebody else keeps it there is no need to spin.
 ///
 /// Where other programs keep all processors busy, giving one away costs a whole time slice of theirs, while a sleeper that is
 /// woken gets it at once: there a thread stops spinning, for longer each time that it finds this to be so.
@@ -244,11 +313,15 @@ fn spin<T>(
     }
     let pauses = if single_cpu() { 0 } else { PAUSES };
     let begin = now_ns();
-    let _kept = lookout.map(|lookout| {
-        lookout.begin(begin + SPIN_NS);
-        crash_point!("board.lookout.begun");
-        Kept(lookout)
-    });
+    let _kept = match lookout {
+        // One who looks is enough, and the others would only take its processor.
+        Some(lookout) if !lookout.begin(begin, begin + SPIN_NS) => return Ok(None),
+        Some(lookout) => {
+            crash_point!("board.lookout.begun");
+            Some(Kept(lookout, begin + SPIN_NS))
+        }
+        None => None,
+    };
     let mut before = begin;
     for turn in 0.. {
         if turn < pauses {
@@ -282,11 +355,11 @@ fn spin<T>(
 }
 
 /// Ends a lookout however the spin ends.
-struct Kept<'a>(&'a Lookout);
+struct Kept<'a>(&'a Lookout, u64);
 
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.end(self.1);
         crash_point!("board.lookout.ended");
     }
 }

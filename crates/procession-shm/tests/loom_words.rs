@@ -158,9 +158,9 @@ fn what_a_lookout_was_to_see_is_seen() {
                 }
             }
         });
-        lookout.begin(1);
+        lookout.begin(0, 1);
         let took = take(&items);
-        lookout.end();
+        lookout.end(1);
         if took.is_none() {
             place.until(|| take(&items));
         }

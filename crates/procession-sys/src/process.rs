@@ -43,6 +43,14 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// Ctrl-C ends this process from now on, whatever was to happen before.
+pub fn end_on_interrupt() -> std::io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action runs no code of this process.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
 /// A process by descriptor: readable once the process has ended, never another process.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);

@@ -1,9 +1,7 @@
 //! A worker's side of a pool.
 
-use std::time::Duration;
-
 use procession_shm::WaitError;
-use procession_shm::board::{Board, Next, Notes, Payload, Seat, Task};
+use procession_shm::board::{Board, LOOK_AGAIN, Next, Notes, Payload, Seat, Task};
 use procession_shm::objects::Handle;
 use procession_shm::ring::Message;
 use procession_shm::wait::{Check, Wait, WaitKind};
@@ -11,9 +9,6 @@ use procession_sys::clock::Deadline;
 
 use super::PoolError;
 use super::event::WorkerId;
-
-/// How soon to look again whether somebody's item turns out to be slow, while items wait behind it.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A worker of a pool. One thread at a time. Dropped, it leaves; an item in hand has then failed.
 #[derive(Debug)]
@@ -63,28 +58,39 @@ impl Worker {
         }
     }
 
-    /// Sleeps until there may be work.
+    /// Sleeps until there may be work, or something to look after.
     #[cold]
-    fn idle(&self, check: Check<'_>) -> Result<(), PoolError> {
+    fn idle(&mut self, check: Check<'_>) -> Result<(), PoolError> {
+        let watching = self.seat.keep_watch();
         let board = self.seat.board();
-        let others = self.seat.others_have_rest();
-        let deadline = if others {
+        let deadline = if watching {
             Deadline::after(Some(LOOK_AGAIN))
         } else {
             Deadline::NEVER
         };
         let (session, index) = (board.session(), board.handle().index());
-        let slept = Wait::new(session, index, WaitKind::Task, deadline)
-            .looking_out(board.lookout())
-            .checked(check)
-            .until(board.work(), || {
-                let ready = board.has_work()
-                    || board.has_ended()
-                    || !others && self.seat.others_have_rest();
-                Ok(ready.then_some(()))
-            });
+        let wait = Wait::new(session, index, WaitKind::Task, deadline).checked(check);
+        let mut wait = if watching {
+            wait.without_spinning()
+        } else if board.has_work() {
+            wait.without_spinning()
+                .numbered(board.last_sleeper(), self.seat.number())
+        } else {
+            wait.looking_out(board.lookout())
+                .numbered(board.last_sleeper(), self.seat.number())
+        };
+        let slept = wait.until(board.work(), || {
+            let ready = board.has_ended()
+                || board.may_claim(watching)
+                || !watching && self.seat.is_unwatched();
+            Ok(ready.then_some(()))
+        });
         match slept {
-            Ok(()) | Err(WaitError::TimedOut) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(WaitError::TimedOut) => {
+                self.seat.look_after_others();
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }

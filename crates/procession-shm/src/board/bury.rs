@@ -157,7 +157,7 @@ fn bury(
     } else if !has_died {
         txn.set(&ledger.job, 0);
     }
-    body.count_range(&mut txn, ledger, false);
+    body.count(&mut txn, ledger, 0);
     txn.set(&ledger.state, GONE);
     crash_point!("board.bury.filled");
     txn.commit();

@@ -8,15 +8,15 @@ use procession_sys::clock::now_ns;
 
 use crate::crash_point;
 use crate::error::ShmError;
-use crate::gate::Wake;
 use crate::guard::Txn;
 use crate::primitive::{Ordering, fence};
 use crate::session::Session;
-use crate::wait::notify;
 
 use super::bury::announce_finished;
+use super::crew::SLOW_NS;
 use super::layout::{
-    AS_FINISHED, BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, REQUEUE, Shape,
+    AS_FINISHED, BUSY, BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, RANGED,
+    REQUEUE, Shape,
 };
 use super::{Board, add};
 
@@ -24,9 +24,6 @@ use super::{Board, add};
 const CLAIM_NS: u64 = 200_000;
 /// Never more items than this.
 const CLAIM_MAX: u64 = 256;
-/// An item that runs longer does not keep those behind it.
-const SLOW_NS: u64 = 1_000_000;
-
 /// A range of items to work on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Range {
@@ -104,7 +101,7 @@ impl Board {
             } else {
                 txn.set(&ledger.job, 0);
             }
-            body.count_range(&mut txn, ledger, false);
+            body.count(&mut txn, ledger, 0);
             txn.set(&ledger.state, GONE);
             crash_point!("board.leave.filled");
             txn.commit();
@@ -117,12 +114,13 @@ impl Board {
     }
 
     /// Claims a range for the worker of `ledger`, `most` items at most, looking first behind the job `after`. Whatever the
-    /// ledger had is used up (or else it is what is returned).
+    /// ledger had is used up (or else it is what is returned). `spare`: see [`super::run::Seat::is_spare`].
     pub(super) fn claim(
         &self,
         ledger: &'static Ledger,
         after: usize,
         most: u64,
+        spare: bool,
     ) -> Result<Option<Range>, ShmError> {
         let (session, body) = (self.session(), self.body);
         let mut txn = self.lock()?;
@@ -134,13 +132,15 @@ impl Board {
                 first: ledger.next.load(Ordering::Relaxed),
                 end: ledger.end.load(Ordering::Relaxed),
             });
+        let own = ledger.counted.load(Ordering::Relaxed) & BUSY;
+        let spare = body.is_full(own, spare);
         let offer = match kept {
             Some(offer) => Some(offer),
             None => match find_requeued(session, body, &mut txn)? {
                 Some(offer) => Some(offer),
                 None => match find_orphan(session, body, &mut txn, most) {
                     Some(offer) => Some(offer),
-                    None => match find_queued(session, body, &mut txn, after, most) {
+                    None => match find_queued(session, body, &mut txn, (after, most, spare)) {
                         Some(offer) => Some(offer),
                         None => find_slow(session, body, &mut txn, most)?,
                     },
@@ -152,7 +152,7 @@ impl Board {
                 txn.set(&ledger.job, 0);
                 txn.set(&ledger.current, 0);
             }
-            body.count_range(&mut txn, ledger, false);
+            body.count(&mut txn, ledger, 0);
             txn.commit();
             return Ok(None);
         };
@@ -165,13 +165,14 @@ impl Board {
         txn.set(&ledger.next, first);
         txn.set(&ledger.end, end);
         txn.set(&ledger.current, 0);
-        body.count_range(&mut txn, ledger, end - first > 1);
+        let several = if end - first > 1 { RANGED } else { 0 };
+        body.count(&mut txn, ledger, BUSY | several);
         crash_point!("board.claim.filled");
         txn.commit();
         crash_point!("board.claim.committed");
-        // There may be work for one more: wake-ups are handed on, so that nobody has to count.
-        if body.work.has_sleepers() && body.may_have_work() {
-            notify(&body.work, Wake::One);
+        // There may be work for one more: wake-ups are handed on.
+        if body.work.has_sleepers() && body.needs_one_more() {
+            body.wake_worker();
         }
         Ok(Some(Range {
             job,
@@ -191,21 +192,6 @@ impl Board {
                 .body
                 .all_ledgers(self.session())
                 .any(|(n, l)| n != own && l.state.load(Ordering::Acquire) == LIVE && l.has_rest())
-    }
-}
-
-impl BoardBody {
-    /// Notes whether a worker has a range of several items.
-    pub(super) fn count_range(
-        &'static self,
-        txn: &mut Txn<'_>,
-        ledger: &'static Ledger,
-        several: bool,
-    ) {
-        if (ledger.ranged.load(Ordering::Relaxed) != 0) != several {
-            txn.set(&ledger.ranged, u64::from(several));
-            add(txn, &self.ranged, if several { 1 } else { -1 });
-        }
     }
 }
 
@@ -277,13 +263,12 @@ fn find_orphan(
     None
 }
 
-/// Items that nobody has claimed yet, of the jobs in turn.
+/// Items that nobody has claimed yet, of the jobs in turn; not those of quick jobs for a worker that is `spare`.
 fn find_queued(
     session: &'static Session,
     body: &'static BoardBody,
     txn: &mut Txn<'_>,
-    after: usize,
-    most: u64,
+    (after, most, spare): (usize, u64, bool),
 ) -> Option<Offer> {
     for turn in 1..=JOBS {
         let number = (after + turn) % JOBS;
@@ -292,6 +277,9 @@ fn find_queued(
             continue;
         }
         let slot = &body.jobs[number];
+        if spare && slot.is_quick() {
+            continue;
+        }
         let cursor = slot.cursor.load(Ordering::Relaxed);
         let mut fed = slot.fed.load(Ordering::Acquire);
         if cursor >= fed {

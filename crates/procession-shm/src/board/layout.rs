@@ -6,6 +6,7 @@ use crate::guard::Guard;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::segment::Shared;
 use crate::session::Session;
+use crate::wait::LastSleeper;
 
 /// Jobs that one board can have at a time.
 pub const JOBS: usize = 64;
@@ -68,7 +69,17 @@ pub(super) struct BoardBody {
     pub(super) ranged: AtomicU64,
     /// A worker looks out for work without sleeping.
     pub(super) lookout: Lookout,
-    pad_work: [AtomicU64; 1],
+    /// The worker that fell asleep last.
+    pub(super) last_sleeper: LastSleeper,
+    /// Processors that the owner may use.
+    pub(super) cpus: AtomicU64,
+    /// Workers that have claimed something.
+    pub(super) busy: AtomicU64,
+    /// A worker looks after those that are stuck (see `crew`).
+    pub(super) watch: Lookout,
+    /// How many may be busy with quick items, as long as somebody keeps the watch.
+    pub(super) crew: AtomicU64,
+    pad_crew: [AtomicU64; 4],
     /// The owner's threads sleep here.
     pub(super) finished: Gate,
     /// Counts what the owner should look at: workers that came or went.
@@ -131,7 +142,9 @@ pub(super) struct JobSlot {
     pub(super) estimate: AtomicU64,
     /// Nanoseconds that one call of an item takes, about.
     pub(super) call_ns: AtomicU64,
-    pad_work: [AtomicU64; 4],
+    /// The least of it in recent ranges, which tells what a call takes by itself where workers share processors.
+    pub(super) quickest: AtomicU64,
+    pad_work: [AtomicU64; 3],
 }
 
 /// Ledger state: nobody's.
@@ -142,6 +155,11 @@ pub(super) const LIVE: u64 = 1;
 pub(super) const GONE: u64 = 2;
 /// Ledger state: as `GONE`, seen by the owner; nobody's once its range is used up.
 pub(super) const ORPHAN: u64 = 3;
+
+/// The ledger is counted in the board's `busy`.
+pub(super) const BUSY: u64 = 1;
+/// The ledger is counted in the board's `ranged`.
+pub(super) const RANGED: u64 = 2;
 
 /// What one worker has in hand.
 #[repr(C, align(64))]
@@ -175,8 +193,8 @@ pub(super) struct Ledger {
     pub(super) since_ns: AtomicU64,
     /// Tasks finished.
     pub(super) tasks: AtomicU64,
-    /// 1 if it is counted in the board's `ranged`.
-    pub(super) ranged: AtomicU64,
+    /// In which of the board's counts it is: [`BUSY`], [`RANGED`].
+    pub(super) counted: AtomicU64,
 }
 
 // SAFETY: repr(C) of atomics.

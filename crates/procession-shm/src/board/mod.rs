@@ -9,6 +9,7 @@ mod claim;
 mod collect;
 mod condemn;
 mod count;
+mod crew;
 mod layout;
 mod notes;
 mod owner;
@@ -29,11 +30,12 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::ring::expect_kind;
 use crate::session::Session;
-use crate::wait::notify;
+use crate::wait::{LastSleeper, notify};
 
 pub use bury::Departed;
 pub use collect::{CancelCell, Taken};
 pub use count::{Counts, Seated};
+pub use crew::LOOK_AGAIN;
 pub use layout::{CHUNK, JOBS, JobId, WINDOW_CHUNKS};
 pub use notes::{NOTES_MAX, Noted, Notes};
 pub use owner::{JobOptions, OwnedJob};
@@ -96,6 +98,8 @@ impl Board {
             body.owner.store(u64::from(me.word()), Ordering::Relaxed);
             body.ledgers.store(u64::from(seats), Ordering::Relaxed);
             body.max_tasks.store(max_tasks, Ordering::Relaxed);
+            let cpus = procession_sys::limits::cpus() as u64;
+            body.cpus.store(cpus, Ordering::Relaxed);
             Ok(())
         })?;
         Self::of(handle)
@@ -151,6 +155,11 @@ impl Board {
     /// Where workers sleep.
     pub fn work(&self) -> &'static Gate {
         &self.body.work
+    }
+
+    /// Where a worker says that it goes to sleep.
+    pub fn last_sleeper(&self) -> &'static LastSleeper {
+        &self.body.last_sleeper
     }
 
     /// Where a worker says that it looks out for work.
@@ -259,6 +268,10 @@ impl BoardBody {
     fn raise(&self) {
         self.events.fetch_add(1, Ordering::SeqCst);
         notify(&self.finished, Wake::All);
+    }
+
+    fn wake_worker(&self) {
+        self.last_sleeper.notify_one(&self.work);
     }
 
     fn wake_workers(&self) {

@@ -7,10 +7,8 @@ use procession_sys::clock::now_ns;
 use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::ShmError;
-use crate::gate::Wake;
 use crate::primitive::{AtomicU64, Ordering, fence};
 use crate::ring::Message;
-use crate::wait::notify;
 
 use super::Board;
 use super::layout::{
@@ -135,6 +133,7 @@ impl Board {
             (&slot.cursor, 0),
             (&slot.done, 0),
             (&slot.estimate, 0),
+            (&slot.quickest, 0),
             (&slot.call_ns, 0),
         ] {
             word.store(value, Ordering::Relaxed);
@@ -243,8 +242,8 @@ impl OwnedJob {
             body.ready.fetch_or(bit, Ordering::SeqCst);
         }
         crash_point!("board.feed.ready");
-        if body.work.has_sleepers() && !body.lookout.is_kept(now_ns) {
-            notify(&body.work, Wake::One);
+        if body.work.has_sleepers() && !body.lookout.is_kept(now_ns) && body.needs_one_more() {
+            body.wake_worker();
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Seat {
     pub(super) tasks: u64,
     /// Of the range's items that were many calls: how many more.
     pub(super) more_calls: u64,
+    /// Until when it has said that it keeps the watch; zero if it does not.
+    pub(super) watch: u64,
     last_job: usize,
 }
 
@@ -125,6 +127,7 @@ impl Board {
             slab: Slab::default(),
             tasks: 0,
             more_calls: 0,
+            watch: 0,
             last_job: number as usize % super::JOBS,
         }))
     }
@@ -134,6 +137,11 @@ impl Seat {
     /// The board.
     pub fn board(&self) -> &Board {
         &self.board
+    }
+
+    /// The number of the place.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Tasks finished.
@@ -348,6 +356,7 @@ impl Seat {
                 let calls = self.started + self.more_calls;
                 let each = now.saturating_sub(self.begun_ns) / calls.max(1);
                 range.slot.call_ns.store(each.max(1), Ordering::Relaxed);
+                range.slot.note_call(each);
             }
         }
         // Nothing new for one who leaves: what it has goes to others then.
@@ -355,13 +364,14 @@ impl Seat {
         if may_run == 0 || self.board.has_ended() {
             return Ok(false);
         }
-        self.range = self.board.claim(self.ledger, self.last_job, may_run)?;
+        self.range = (self.board).claim(self.ledger, self.last_job, may_run, self.is_spare())?;
         let Some(range) = self.range else {
             if let Some(slot) = self.shown {
                 slot.task_board.store(0, Ordering::Relaxed);
             }
             return Ok(false);
         };
+        self.hand_on_watch();
         self.last_job = range.job.slot();
         self.begun_ns = if now == 0 { now_ns() } else { now };
         self.ledger.since_ns.store(self.begun_ns, Ordering::Relaxed);
@@ -394,6 +404,7 @@ impl Drop for Seat {
         if let Some(slot) = self.shown {
             slot.task_board.store(0, Ordering::Relaxed);
         }
+        self.end_watch();
         // Errors mean a corrupt session; the owner of the board will find the ledger when the process has ended.
         if let Some(range) = self.range {
             let _ = self.flush(&range);
