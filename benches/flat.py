@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -100,7 +101,9 @@ def looking(_library: str) -> Measured:
     processes = [mp.Process(target=end.wait) for _ in range(500)]
     for process in processes:
         process.start()
-    asked = [sys.executable, "-m", "procession", "ps", str(os.getpid())]
+    command = shutil.which("procession", path=str(Path(sys.executable).parent))
+    script = "import sys, procession_cli; sys.exit(procession_cli.main())"
+    asked = [*([command] if command else [sys.executable, "-c", script]), "ps", str(os.getpid())]
     try:
         whole = _seconds(asked)
         lines = len(subprocess.run(asked, capture_output=True, check=True).stdout.splitlines())

@@ -1,4 +1,4 @@
-"""``python -m procession``, and the console script ``procession``.
+"""``python -m procession``, and ``procession run``.
 
 ``run`` is a matter of Python and done here. Every other verb looks into running programs and is
 done by the native command line, which needs nothing of this process.
@@ -6,7 +6,6 @@ done by the native command line, which needs nothing of this process.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,8 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from . import _native
 
-    # The native code runs to its end without asking the interpreter for signals.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     code: int = _native.cli(given)
     return code
 

@@ -15,6 +15,14 @@ import pytest
 
 MAIN = [sys.executable, "-m", "procession"]
 
+#: What the console script does, and a check that a look at others needs no package.
+CONSOLE = [
+    sys.executable,
+    "-c",
+    "import sys, procession_cli; code = procession_cli.main(); "
+    "assert ('procession' in sys.modules) == (sys.argv[1] == 'run'); sys.exit(code)",
+]
+
 #: Prints all that a program can see of how it was started.
 NOSY = """\
 import json, sys
@@ -201,10 +209,11 @@ def test_ps_shows_who_waits_for_whom(
     assert seen(str(kids[0]))[0]["id"] == session["id"]
     assert [found["id"] for found in seen()].count(session["id"]) == 1
 
-    table = ran([*MAIN, "ps", str(pid)], Path.cwd())
-    assert table.returncode == 0
-    assert "kid-1" in table.stdout
-    assert "get queue #" in table.stdout
+    for command in (MAIN, CONSOLE):
+        table = ran([*command, "ps", str(pid)], Path.cwd())
+        assert (table.returncode, table.stderr) == (0, "")
+        assert "kid-1" in table.stdout
+        assert "get queue #" in table.stdout
 
 
 def test_ps_says_why_there_is_nothing_to_see() -> None:
@@ -217,6 +226,12 @@ def test_ps_says_why_there_is_nothing_to_see() -> None:
     assert (none.returncode, none.stdout) == (1, "")
     assert f"process {other.pid} (" in none.stderr
     assert "does not belong to a procession session" in none.stderr
+
+
+def test_the_console_script_runs_programs_too() -> None:
+    usage = ran([*CONSOLE, "run", "--help"], Path.cwd())
+    assert (usage.returncode, usage.stderr) == (0, "")
+    assert usage.stdout == ran([*MAIN, "run", "--help"], Path.cwd()).stdout
 
 
 def test_watching_goes_on_until_interrupted(busy: tuple[int, list[int]]) -> None:
