@@ -282,7 +282,8 @@ class ForkServer:
     def collect(self, token: int, server_pid: int | None, unknown: int) -> int:
         """How a child ended that is known to be dead; ``unknown`` if that is lost.
 
-        The server that started it is about to publish it, unless it is dead itself.
+        It has mostly said so at its end.  Otherwise the server that started it is about to
+        publish it, unless that is dead itself.
         """
         deadline = time.monotonic() + _STATUS_TIMEOUT
         pause = 0.00005

@@ -422,9 +422,13 @@ def close_fds(*fds: int) -> None:
         os.close(fd)
 
 
+_null_stdin: Any = None
+
+
 def _close_stdin() -> None:
     """Let the standard input be /dev/null, as a child must not read its parent's."""
-    if sys.stdin is None:
+    global _null_stdin
+    if sys.stdin is None or (sys.stdin is _null_stdin and not sys.stdin.closed):
         return
     try:
         sys.stdin.close()
@@ -433,7 +437,7 @@ def _close_stdin() -> None:
     try:
         fd = os.open(os.devnull, os.O_RDONLY)
         try:
-            sys.stdin = open(fd, encoding="utf-8", closefd=False)
+            _null_stdin = sys.stdin = open(fd, encoding="utf-8", closefd=False)
         except BaseException:
             os.close(fd)
             raise

@@ -148,10 +148,11 @@ pub(crate) fn child_exited(py: Python<'_>, token: u32, status: i32) -> PyResult<
         .map_err(errors::shm)
 }
 
-/// The exit code that was published for a child by whoever reaped it.
+/// The exit code of a child that has ended: its own last word, or what whoever reaped it has published.
 #[pyfunction]
 pub(crate) fn exit_status(py: Python<'_>, token: u32) -> PyResult<Option<i32>> {
-    Ok(session(py)?.exit_status(owner(token)?))
+    let (session, owner) = (session(py)?, owner(token)?);
+    py.detach(|| session.exit_status(owner)).map_err(errors::shm)
 }
 
 /// In the child: takes the place that was reserved. `fd` is the session's memory for a fresh interpreter.

@@ -358,10 +358,7 @@ impl Session {
         };
         slot.exit_code.store(code as u32, Ordering::Relaxed);
         slot.exit_known.fetch_or(KNOWN | REAPED, Ordering::Release);
-        if matches!(slot.state(), State::Live | State::Reserved | State::Dying) {
-            slot.state.store(State::Dying as u64, Ordering::Release);
-            self.recover_now()?;
-        }
+        self.ended(slot)?;
         if Owner::from_word(slot.parent.load(Ordering::Relaxed)) == self.current() {
             slot.exit_known.fetch_or(READ, Ordering::Release);
         }
@@ -384,15 +381,32 @@ impl Session {
             .is_some_and(|slot| slot.state() == State::Reserved)
     }
 
-    /// The exit code that the reaper of `child` has published, once; the slot may be used again afterwards.
-    pub fn exit_status(&self, child: Owner) -> Option<i32> {
-        let slot = self.slot_of(child)?;
-        if slot.exit_known.load(Ordering::Acquire) & REAPED == 0 {
-            return None;
+    /// The exit code of a `child` that has ended, once; the slot may be used again afterwards. It is what the child said at the
+    /// end, or what its reaper has published; `None` as long as there is neither.
+    pub fn exit_status(&'static self, child: Owner) -> Result<Option<i32>, ShmError> {
+        let Some(slot) = self.slot_of(child) else {
+            return Ok(None);
+        };
+        let known = slot.exit_known.load(Ordering::Acquire);
+        if known & KNOWN == 0 || known & (REAPED | LEFT) == 0 {
+            return Ok(None);
         }
         let code = slot.exit_code.load(Ordering::Relaxed) as i32;
+        if known & REAPED == 0 {
+            // The reaper need not be waited for.
+            self.ended(slot)?;
+        }
         slot.exit_known.fetch_or(READ, Ordering::Release);
-        Some(code)
+        Ok(Some(code))
+    }
+
+    /// The process of a slot has ended.
+    fn ended(&'static self, slot: &Slot) -> Result<(), ShmError> {
+        if matches!(slot.state(), State::Live | State::Reserved | State::Dying) {
+            slot.state.store(State::Dying as u64, Ordering::Release);
+            self.recover_now()?;
+        }
+        Ok(())
     }
 }
 

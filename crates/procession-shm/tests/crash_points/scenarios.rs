@@ -466,7 +466,7 @@ fn processes(world: &World) {
     session
         .exited(grandchild.owner, exit.as_exitcode())
         .unwrap();
-    assert_eq!(session.exit_status(grandchild.owner), Some(0));
+    assert_eq!(session.exit_status(grandchild.owner).unwrap(), Some(0));
 }
 
 // --- death of one who buries ---------------------------------------------------------------
