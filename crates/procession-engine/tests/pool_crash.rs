@@ -145,6 +145,37 @@ fn a_worker_may_die_while_it_looks_out_for_work() {
     }
 }
 
+/// More workers than are of use for quick items: one of those that have nothing keeps the watch over the others.
+#[test]
+fn a_worker_may_die_while_it_keeps_the_watch() {
+    for (point, nth) in steps::WATCHING {
+        let workers = procession_sys::limits::cpus() + 2;
+        let mut front = Front::new(&Config::new("watch", workers), "worker");
+        front.crash_at = Some(format!("{point}:{nth}"));
+        let job = (front.pool)
+            .open_job(Message::default(), JobSpec::default())
+            .unwrap();
+        front.serve();
+        let end = Deadline::after(Some(Duration::from_secs(60)));
+        let mut item = 0;
+        while item < 2000 || !front.exits.contains(&-9) {
+            assert!(!end.passed(), "{point} was not passed");
+            for _ in 0..500 {
+                assert_eq!(front.feed(job, &arguments(ECHO, item)), item);
+                item += 1;
+            }
+            for _ in 0..500 {
+                let collected = front.collect(job, Order::InOrder);
+                assert_echo(&collected, ECHO);
+            }
+            front.serve();
+        }
+        front.pool.seal(job).unwrap();
+        front.close_job(job);
+        front.join();
+    }
+}
+
 /// At most one item fails. What is told of it is what its worker had noted, and no call is missing that was begun.
 fn crash_in_notes(point: &str, nth: u32) {
     let mut front = Front::new(&Config::new("notes", 1), "worker");

@@ -152,7 +152,8 @@ pub(crate) fn child_exited(py: Python<'_>, token: u32, status: i32) -> PyResult<
 #[pyfunction]
 pub(crate) fn exit_status(py: Python<'_>, token: u32) -> PyResult<Option<i32>> {
     let (session, owner) = (session(py)?, owner(token)?);
-    py.detach(|| session.exit_status(owner)).map_err(errors::shm)
+    py.detach(|| session.exit_status(owner))
+        .map_err(errors::shm)
 }
 
 /// In the child: takes the place that was reserved. `fd` is the session's memory for a fresh interpreter.

@@ -75,6 +75,9 @@ pub(crate) const LEAVING: Steps = &[("board.leave.filled", 1), ("board.leave.com
 /// What a worker does that has no work.
 pub(crate) const LOOKING_OUT: Steps = &[("board.lookout.begun", 1), ("board.lookout.ended", 1)];
 
+/// What a worker does while others are busy.
+pub(crate) const WATCHING: Steps = &[("board.watch.kept", 1), ("board.watch.ended", 1)];
+
 /// What a worker does that is condemned for an item it has finished.
 pub(crate) const PUTTING_BACK: Steps = &[("board.start.reverting", 1), ("board.start.reverted", 1)];
 
@@ -130,6 +133,7 @@ pub(crate) const ALL: &[Steps] = &[
     ARRIVING,
     LEAVING,
     LOOKING_OUT,
+    WATCHING,
     PUTTING_BACK,
     OWNING,
 ];

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use procession_sys::clock::now_ns;
 
+use crate::crash_point;
 use crate::guard::Txn;
 use crate::primitive::Ordering;
 
@@ -122,6 +123,9 @@ impl Seat {
             body.crew.store(0, Ordering::Relaxed);
         }
         self.watch = if kept { until } else { 0 };
+        if kept {
+            crash_point!("board.watch.kept");
+        }
         kept
     }
 
@@ -178,6 +182,7 @@ impl Seat {
         if self.watch != 0 {
             self.board.body.watch.end(self.watch);
             self.watch = 0;
+            crash_point!("board.watch.ended");
         }
     }
 }

@@ -330,6 +330,8 @@ pub(crate) fn work(world: &World) {
     let board = Board::of(world.diary.read_handle(BOARD).unwrap()).unwrap();
     look_out(&board);
     let mut seat = sit_down(&board, 1);
+    assert!(seat.keep_watch());
+    seat.look_after_others();
     loop {
         match seat.try_next().unwrap() {
             Next::Task(task) => {
