@@ -8,14 +8,17 @@
 //! Freed blocks are used again in last-in-first-out order, because fresh pages cost fifty times as much as warm ones.
 
 use crate::crash_point;
-use crate::error::{Corrupt, ShmError, WaitError};
+#[cfg(not(loom))]
+use crate::error::WaitError;
+use crate::error::{Corrupt, ShmError};
 use crate::extents::{BIG, Extent};
 use crate::guard::Txn;
+use crate::identity::Owner;
 use crate::layout::{BLOCKS_PER_EXTENT, EXTENT, MIN_BLOCK};
 use crate::primitive::{AtomicU64, Ordering};
-use crate::processes::Owner;
 use crate::segment::Shared;
 use crate::session::Session;
+#[cfg(not(loom))]
 use crate::wait::Wait;
 
 /// Whose a block is, as one word: the kind in bits 32..40, flags above, a number below.
@@ -144,6 +147,7 @@ impl Session {
     }
 
     /// As [`Session::alloc`], giving up when `wait` does while another process is in the middle of a change.
+    #[cfg(not(loom))]
     pub(crate) fn alloc_within(
         &'static self,
         len: u64,

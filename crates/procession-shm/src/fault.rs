@@ -2,18 +2,19 @@
 //!
 //! Compiled out unless the feature `fault` is on. A process that has armed a point (with `arm`, or through the variable
 //! `PROCESSION_CRASH_AT=name[:n]`, the n-th time it is passed) kills itself there with SIGKILL: no destructor, no handler.
-//! With `arm_stop` it stops itself there instead, as a debugger would, until somebody lets it go on.
+//! With `arm_stop` it stops itself there instead, as a debugger would, until somebody lets it go on. In models a thread can die
+//! at any of them (see `model`).
 
 /// Dies here if the named point is armed. Every step of a shared-memory protocol has one.
 #[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {
-        #[cfg(feature = "fault")]
+        #[cfg(any(feature = "fault", loom))]
         $crate::fault::pass($name);
     };
 }
 
-#[cfg(feature = "fault")]
+#[cfg(all(feature = "fault", not(loom)))]
 mod armed {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,5 +91,8 @@ mod armed {
     }
 }
 
-#[cfg(feature = "fault")]
+#[cfg(all(feature = "fault", not(loom)))]
 pub use armed::{arm, arm_from_env, arm_stop, pass, passed, record};
+
+#[cfg(loom)]
+pub use crate::model::pass;

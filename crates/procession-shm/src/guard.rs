@@ -16,13 +16,14 @@
 
 use std::time::Duration;
 
-use procession_sys::mutex::{Acquired, RobustMutex};
-
 use crate::crash_point;
-use crate::error::{Corrupt, WaitError};
-use crate::primitive::{AtomicU64, Ordering};
+use crate::error::Corrupt;
+#[cfg(not(loom))]
+use crate::error::WaitError;
+use crate::primitive::{Acquired, AtomicU64, Ordering, RobustMutex};
 use crate::segment::{Segment, Shared};
 use crate::session::Session;
+#[cfg(not(loom))]
 use crate::wait::Wait;
 
 /// Words that one section may change.
@@ -71,14 +72,27 @@ impl Guard {
         }
     }
 
+    /// Enters the section if it is left soon.
+    #[inline]
+    fn spin(&'static self, session: &'static Session) -> Result<Option<Txn<'static>>, Corrupt> {
+        if cfg!(loom) {
+            // A model gains nothing by it, and takes many times as long.
+            return Ok(None);
+        }
+        for _ in 0..SPINS {
+            if let Some(txn) = self.try_lock(session)? {
+                return Ok(Some(txn));
+            }
+            std::hint::spin_loop();
+        }
+        Ok(None)
+    }
+
     /// Enters the section, however long it takes; sections are short. Used where the caller has no deadline.
     #[inline]
     pub fn lock(&'static self, session: &'static Session) -> Result<Txn<'static>, Corrupt> {
-        for _ in 0..SPINS {
-            if let Some(txn) = self.try_lock(session)? {
-                return Ok(txn);
-            }
-            std::hint::spin_loop();
+        if let Some(txn) = self.spin(session)? {
+            return Ok(txn);
         }
         let mut vain = 0;
         loop {
@@ -91,17 +105,15 @@ impl Guard {
     }
 
     /// Enters the section, giving up when `wait` does: its holder may be stopped by a debugger.
+    #[cfg(not(loom))]
     #[inline]
     pub fn lock_within(
         &'static self,
         session: &'static Session,
         wait: &mut Wait<'_>,
     ) -> Result<Txn<'static>, WaitError> {
-        for _ in 0..SPINS {
-            if let Some(txn) = self.try_lock(session)? {
-                return Ok(txn);
-            }
-            std::hint::spin_loop();
+        if let Some(txn) = self.spin(session)? {
+            return Ok(txn);
         }
         let mut vain = 0;
         loop {
@@ -121,11 +133,8 @@ impl Guard {
         &'static self,
         session: &'static Session,
     ) -> Result<Option<Txn<'static>>, Corrupt> {
-        for _ in 0..SPINS {
-            if let Some(txn) = self.try_lock(session)? {
-                return Ok(Some(txn));
-            }
-            std::hint::spin_loop();
+        if let Some(txn) = self.spin(session)? {
+            return Ok(Some(txn));
         }
         match self.mutex.lock_for(SOON) {
             Acquired::Clean => Ok(Some(self.enter(session))),
@@ -270,6 +279,11 @@ impl Txn<'_> {
 impl Drop for Txn<'_> {
     #[inline]
     fn drop(&mut self) {
+        // A model's thread dies by unwinding: its sections are left as SIGKILL leaves them.
+        #[cfg(loom)]
+        if std::thread::panicking() {
+            return;
+        }
         if self.len > 0 {
             // Left without a commit: an error on the way. The log was written by this very process.
             let _ = self.guard.roll_back(self.segment);

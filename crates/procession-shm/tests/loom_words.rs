@@ -4,67 +4,15 @@
 //! fail at all is shown by the ones that leave something out and must.
 #![cfg(loom)]
 
+mod loom_common;
+
 use loom::cell::UnsafeCell;
+use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
-use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use procession_shm::gate::{Gate, Lookout, Wake};
+use loom_common::{Futex, Place};
+use procession_shm::gate::{Lookout, Wake};
 use procession_shm::sync::word::{LockWord, TicketWord};
-
-/// The kernel's queue of sleepers of one word.
-#[derive(Default)]
-struct Futex {
-    /// Sleepers, and how many of them have been woken and have not noticed yet.
-    queue: Mutex<(u32, u32)>,
-    bell: Condvar,
-}
-
-impl Futex {
-    fn wait(&self, word: &AtomicU32, expected: u32) {
-        let mut queue = self.queue.lock().unwrap();
-        if word.load(Ordering::SeqCst) != expected {
-            return;
-        }
-        queue.0 += 1;
-        while queue.1 == 0 {
-            queue = self.bell.wait(queue).unwrap();
-        }
-        queue.1 -= 1;
-    }
-
-    fn wake(&self, count: u32) -> usize {
-        let mut queue = self.queue.lock().unwrap();
-        let woken = queue.0.min(count);
-        queue.0 -= woken;
-        queue.1 += woken;
-        drop(queue);
-        self.bell.notify_all();
-        woken as usize
-    }
-}
-
-/// Where threads wait for what they need.
-#[derive(Default)]
-struct Place {
-    gate: Gate,
-    futex: Futex,
-}
-
-impl Place {
-    fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
-        loop {
-            let seq = self.gate.prepare();
-            if let Some(value) = ready() {
-                return value;
-            }
-            self.futex.wait(self.gate.word(), seq);
-        }
-    }
-
-    fn notify(&self, wake: Wake) {
-        self.gate.notify(wake, |_, count| self.futex.wake(count));
-    }
-}
 
 /// Takes one of `items` if there is one.
 fn take(items: &AtomicU32) -> Option<()> {

@@ -4,6 +4,7 @@
 mod barrier;
 #[cfg(not(loom))]
 mod condition;
+pub mod count;
 #[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]

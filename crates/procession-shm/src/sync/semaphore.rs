@@ -12,6 +12,7 @@ use crate::processes::Owner;
 use crate::ring::expect_kind;
 use crate::segment::Shared;
 use crate::session::Session;
+use crate::sync::count::Count;
 use crate::wait::{Check, Wait, WaitKind, notify};
 
 /// The kind.
@@ -34,9 +35,9 @@ pub(super) static OPS: KindOps = KindOps {
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {
             vec![
-                ("value", b.value.load(Ordering::Relaxed)),
-                ("start", b.start.load(Ordering::Relaxed)),
-                ("recoveries", b.recoveries.load(Ordering::Relaxed)),
+                ("value", b.count.value()),
+                ("start", b.count.start()),
+                ("recoveries", b.count.recoveries()),
             ]
         })
     },
@@ -50,47 +51,28 @@ fn body(session: &Session, entry: &Entry) -> Result<&'static SemaphoreBody, Corr
 #[repr(C)]
 struct SemaphoreBody {
     guard: Guard,
-    value: AtomicU64,
-    /// The value at the start.
-    start: AtomicU64,
-    /// The value that a release may not exceed.
-    max: AtomicU64,
-    recoveries: AtomicU64,
-    /// The value of `recoveries` that an acquirer has been told of.
+    count: Count,
+    /// The number of recoveries that an acquirer has been told of.
     told: AtomicU64,
     /// The slot of one who had units lately: where a release by another process looks first.
     hint: AtomicU64,
     gate: Gate,
 }
 
-// SAFETY: repr(C) of a guard, atomics and a gate.
+// SAFETY: repr(C) of a guard, a count, atomics and a gate.
 unsafe impl Shared for SemaphoreBody {}
 
 impl SemaphoreBody {
-    /// Units that a dead process had come back, as far as the semaphore had them at its start: what was acquired to
-    /// signal something, and is not meant to be released by the acquirer, is not given back.
+    /// See [`Count::give_back`].
     fn give_back(
         &'static self,
         session: &'static Session,
         index: u32,
         dead: Owner,
     ) -> Result<(), ShmError> {
-        let mut txn = self.guard.lock_soon(session)?.ok_or(ShmError::Busy)?;
+        let txn = self.guard.lock_soon(session)?.ok_or(ShmError::Busy)?;
         let units = &session.hold_record(dead.slot(), index)?.units;
-        let value = self.value.load(Ordering::Relaxed);
-        let missing = self.start.load(Ordering::Relaxed).saturating_sub(value);
-        let back = units.load(Ordering::Relaxed).min(missing);
-        if back > 0 {
-            txn.set(&self.value, value + back);
-            txn.set(
-                &self.recoveries,
-                self.recoveries.load(Ordering::Relaxed).wrapping_add(1),
-            );
-        }
-        txn.set(units, 0);
-        crash_point!("semaphore.recover.set");
-        txn.commit();
-        if back > 0 {
+        if self.count.give_back(txn, units) {
             notify(&self.gate, Wake::All);
         }
         Ok(())
@@ -126,9 +108,7 @@ impl Semaphore {
             body.guard
                 .init()
                 .map_err(ShmError::system("initialize a mutex"))?;
-            body.value.store(value, Ordering::Relaxed);
-            body.start.store(value, Ordering::Relaxed);
-            body.max.store(max, Ordering::Relaxed);
+            body.count.init(value, max);
             Ok(())
         })?;
         Self::of(handle)
@@ -164,17 +144,12 @@ impl Semaphore {
         let session = self.handle.session();
         let me = session.me()?;
         let body = self.body;
-        let mut txn = body.guard.lock_within(session, wait)?;
+        let txn = body.guard.lock_within(session, wait)?;
         self.notice_recovery(&txn);
-        let value = body.value.load(Ordering::Relaxed);
-        if value == 0 {
+        let units = &session.hold_record(me.slot(), self.handle.index())?.units;
+        if !body.count.take(txn, units) {
             return Ok(false);
         }
-        let units = &session.hold_record(me.slot(), self.handle.index())?.units;
-        txn.set(&body.value, value - 1);
-        txn.set(units, units.load(Ordering::Relaxed).wrapping_add(1));
-        crash_point!("semaphore.acquire.set");
-        txn.commit();
         body.hint.store(u64::from(me.slot()), Ordering::Relaxed);
         crash_point!("semaphore.acquire.committed");
         Ok(true)
@@ -196,17 +171,10 @@ impl Semaphore {
         let body = self.body;
         let mut txn = body.guard.lock(session)?;
         self.notice_recovery(&txn);
-        let value = body.value.load(Ordering::Relaxed);
-        if value >= body.max.load(Ordering::Relaxed) {
+        if body.count.is_full() {
             return Ok(false);
         }
-        if let Some(units) = self.whose(session)? {
-            txn.set(units, units.load(Ordering::Relaxed) - 1);
-        }
-        txn.set(&body.value, value + 1);
-        crash_point!("semaphore.release.set");
-        txn.checkpoint();
-        crash_point!("semaphore.release.committed");
+        body.count.give(&mut txn, self.whose(session)?);
         notify(&body.gate, Wake::One);
         txn.commit();
         Ok(true)
@@ -240,18 +208,18 @@ impl Semaphore {
 
     /// What can be taken now.
     pub fn value(&self) -> u64 {
-        self.body.value.load(Ordering::Acquire)
+        self.body.count.value()
     }
 
     /// After an acquisition: true, once, if units came back from a process that died.
     pub fn take_recovery(&self) -> bool {
-        let recoveries = self.body.recoveries.load(Ordering::Relaxed);
+        let recoveries = self.body.count.recoveries();
         recoveries != self.body.told.load(Ordering::Relaxed)
             && self.body.told.swap(recoveries, Ordering::AcqRel) != recoveries
     }
 
     /// How often units came back from a process that had died.
     pub fn recoveries(&self) -> u64 {
-        self.body.recoveries.load(Ordering::Acquire)
+        self.body.count.recoveries()
     }
 }
