@@ -246,8 +246,9 @@ impl Session {
         let header = self.header();
         let number = self.take_extents(&mut txn, count, len)?;
         let extent = self.extent(number)?;
-        txn.set(&extent.class, BIG);
+        // The run first: whoever looks without the guard skips so many extents where it finds `BIG`.
         txn.set(&extent.run, u64::from(count));
+        txn.set(&extent.class, BIG);
         let record = self.record(number, 0)?;
         txn.set(&record.owner, owner.word());
         txn.set(&record.link, len);
