@@ -13,7 +13,7 @@ use procession_sys::clock::Deadline;
 use crate::codec::{Codec, Postcard};
 use crate::error::{GetError, MessageError, PutError, SessionError, in_time};
 use crate::registry::Sendable;
-use crate::transit;
+use crate::transit::{self, Received};
 
 /// One end of a pipe: what it sends, the other end receives.
 ///
@@ -106,15 +106,9 @@ impl<S: Sendable, R: Sendable, C: Codec> Pipe<S, R, C> {
 
     fn recv_until(&self, deadline: Deadline) -> Result<R, GetError> {
         transit::with_buffer(|buffer| {
-            let mut copy = |bytes: &[u8], block| {
-                buffer.clear();
-                buffer.extend_from_slice(bytes);
-                block
-            };
-            let block = self.end.recv(deadline, &mut || true, &mut copy)?;
-            let attached = transit::attached(block)?;
-            let (item, _) = transit::decode(attached, || C::decode(buffer))?;
-            Ok(item)
+            let mut take = |bytes: &[u8], block| Received::new(buffer, bytes, block, C::decode);
+            let received = self.end.recv(deadline, &mut || true, &mut take)?;
+            Ok(received.value(buffer, C::decode)?)
         })
     }
 

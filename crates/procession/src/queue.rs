@@ -12,7 +12,7 @@ use procession_sys::clock::Deadline;
 use crate::codec::{Codec, Postcard};
 use crate::error::{GetError, PutError, SessionError, at_last, in_time};
 use crate::registry::Sendable;
-use crate::transit;
+use crate::transit::{self, Received};
 
 /// A queue that any process of the session can put to and get from.
 ///
@@ -151,16 +151,10 @@ impl<T: Sendable, C: Codec> Queue<T, C> {
     fn get_until(&self, deadline: Deadline) -> Result<T, GetError> {
         transit::with_buffer(|buffer| {
             let port = self.ring.port();
-            // Copied and decoded afterwards: whoever takes a message keeps the other readers out meanwhile.
-            let mut copy = |bytes: &[u8], block| {
-                buffer.clear();
-                buffer.extend_from_slice(bytes);
-                block
-            };
-            let block =
-                port.get_unless(deadline, &mut || true, &|| Ok(port.is_closed()), &mut copy)?;
-            let (item, _) = transit::decode(transit::attached(block)?, || C::decode(buffer))?;
-            Ok(item)
+            let mut take = |bytes: &[u8], block| Received::new(buffer, bytes, block, C::decode);
+            let received =
+                port.get_unless(deadline, &mut || true, &|| Ok(port.is_closed()), &mut take)?;
+            Ok(received.value(buffer, C::decode)?)
         })
     }
 

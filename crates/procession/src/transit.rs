@@ -10,6 +10,7 @@ use std::thread::LocalKey;
 use procession_engine::home;
 use procession_engine::transit::{Incoming, Outgoing, Parcel};
 use procession_shm::objects::Handle;
+use procession_shm::ring::INLINE_MAX;
 use serde::{Deserialize, Deserializer, Serializer};
 
 use crate::codec::CodecError;
@@ -45,6 +46,50 @@ pub(crate) fn decode<T>(
     Ok((value, scope.leave()))
 }
 
+/// A message that was taken out of a ring.
+pub(crate) enum Received<T> {
+    /// Its bytes were copied to the buffer, as whoever takes a message keeps the other readers out meanwhile. What came with it.
+    Copied(Option<u64>),
+    /// It was long, so it was read where it stood, when nobody was kept out any more.
+    Read(Result<T, MessageError>),
+}
+
+impl<T> Received<T> {
+    pub(crate) fn new(
+        buffer: &mut Vec<u8>,
+        bytes: &[u8],
+        block: Option<u64>,
+        read: impl FnOnce(&[u8]) -> Result<T, CodecError>,
+    ) -> Self {
+        if bytes.len() > INLINE_MAX {
+            return Self::Read(read_message(bytes, block, read));
+        }
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        Self::Copied(block)
+    }
+
+    /// The value.
+    pub(crate) fn value(
+        self,
+        buffer: &[u8],
+        read: impl FnOnce(&[u8]) -> Result<T, CodecError>,
+    ) -> Result<T, MessageError> {
+        match self {
+            Self::Copied(block) => read_message(buffer, block, read),
+            Self::Read(value) => value,
+        }
+    }
+}
+
+fn read_message<T>(
+    bytes: &[u8],
+    block: Option<u64>,
+    read: impl FnOnce(&[u8]) -> Result<T, CodecError>,
+) -> Result<T, MessageError> {
+    Ok(decode(attached(block)?, || read(bytes))?.0)
+}
+
 /// What came with a message in `block`.
 pub(crate) fn attached(block: Option<u64>) -> Result<Incoming, MessageError> {
     Ok(Incoming::open(home::session()?, block)?)
@@ -52,12 +97,14 @@ pub(crate) fn attached(block: Option<u64>) -> Result<Incoming, MessageError> {
 
 /// A buffer that keeps its memory from one use by this thread to the next.
 pub(crate) fn with_buffer<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    /// One large message does not tie its memory down for ever.
-    const KEPT: usize = 1 << 20;
+    // One large message does not tie its memory down for ever, but for a series of them it is not fetched anew each time.
+    const SMALL: usize = 1 << 16;
+    const LARGEST: usize = 1 << 26;
     let mut buffer = BUFFER.take();
     buffer.clear();
     let result = work(&mut buffer);
-    if buffer.capacity() <= KEPT {
+    let capacity = buffer.capacity();
+    if capacity <= SMALL || capacity <= LARGEST && capacity / 4 <= buffer.len() {
         BUFFER.set(buffer);
     }
     result

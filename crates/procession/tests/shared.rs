@@ -95,6 +95,24 @@ fn large_messages_and_references_to_values() {
     assert!(queue.get().unwrap().is_empty());
 }
 
+/// What is long is read where it stands, together with the objects in it.
+#[procession::test]
+fn large_messages_with_shared_objects() {
+    type Both = (Vec<u8>, Queue<u64>);
+    let queue = Queue::<Both>::new().unwrap();
+    let (one, other) = Pipe::<Both, Both>::pair().unwrap();
+    let (large, inner) = (vec![7; 1 << 20], Queue::new().unwrap());
+    let both: Both = (large.clone(), inner.clone());
+    queue.put(&both).unwrap();
+    one.send(&both).unwrap();
+    let (first, through_queue) = queue.get().unwrap();
+    let (second, through_pipe) = other.recv().unwrap();
+    assert!(first == large && second == large);
+    through_queue.put(1).unwrap();
+    through_pipe.put(2).unwrap();
+    assert_eq!((inner.get().unwrap(), inner.get().unwrap()), (1, 2));
+}
+
 #[procession::test]
 fn unfinished_tasks_are_waited_for() {
     let queue = Queue::new().unwrap();

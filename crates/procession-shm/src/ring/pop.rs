@@ -3,9 +3,10 @@
 use crate::arena::BlockOwner;
 use crate::bundle;
 use crate::crash_point;
-use crate::error::{Corrupt, WaitError};
+use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::Wake;
 use crate::primitive::{AtomicU64, Ordering, fence};
+use crate::session::Session;
 use crate::wait::{Wait, notify};
 use crate::watch;
 
@@ -13,7 +14,8 @@ use super::layout::{Step, advance, count, offset};
 use super::{Port, RingBody};
 
 impl Port<'_> {
-    /// Takes the oldest message, if there is one. `take` runs under the guard and must be quick; it sees untrusted bytes.
+    /// Takes the oldest message, if there is one. `take` runs under the guard and must be quick, but for
+    /// messages longer than [`INLINE_MAX`](super::INLINE_MAX), of which it sees the block; it sees untrusted bytes.
     pub(super) fn pop<T>(
         &self,
         wait: &mut Wait<'_>,
@@ -133,8 +135,28 @@ impl Port<'_> {
         if len > session.block_size(bytes)? {
             return Err(Corrupt("a message is longer than its block").into());
         }
+        // Also if `take` panics.
+        let block = OwnBlock(session, bytes);
         let got = take(session.segment().bytes(bytes, len)?, rest);
-        session.free_block(bytes)?;
+        block.free()?;
         Ok(got)
+    }
+}
+
+/// A block that goes when this does.
+struct OwnBlock(&'static Session, u64);
+
+impl OwnBlock {
+    fn free(self) -> Result<(), ShmError> {
+        let Self(session, at) = self;
+        std::mem::forget(self);
+        session.free_block(at)
+    }
+}
+
+impl Drop for OwnBlock {
+    fn drop(&mut self) {
+        // An error means that the session is corrupt or left; there is nobody to tell.
+        let _ = self.0.free_block(self.1);
     }
 }
