@@ -161,14 +161,19 @@ def test_main_process() -> None:
     assert procession.parent_process() is None
 
 
-def test_reaped_by_somebody_else() -> None:
-    process = procession.get_context("fork").Process(target=os.getpid)
+@pytest.mark.parametrize(
+    ("end", "exitcode"),
+    [(sys.exit, 3), (os._exit, 255)],
+    ids=["said how it ends", "said nothing"],
+)
+def test_reaped_by_somebody_else(end: Callable[[int], None], exitcode: int) -> None:
+    process = procession.get_context("fork").Process(target=end, args=(3,))
     process.start()
     assert process.pid is not None
     os.waitpid(process.pid, 0)
     process.join()
     assert not process.is_alive()
-    assert process.exitcode == 255
+    assert process.exitcode == exitcode
 
 
 def test_join_from_threads_and_handlers() -> None:
