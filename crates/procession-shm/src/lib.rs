@@ -14,6 +14,12 @@
 pub mod arena;
 #[cfg(not(loom))]
 pub mod board;
+#[cfg(loom)]
+pub mod board {
+    //! What the model checker runs of it.
+    pub mod cell;
+    pub mod ledger;
+}
 #[cfg(not(loom))]
 pub mod bundle;
 pub mod error;

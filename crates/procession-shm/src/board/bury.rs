@@ -9,11 +9,10 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::session::Session;
 
-use super::condemn::unstart;
-use super::layout::{
-    BIT_WORDS, BoardBody, Cell, Chunk, DIED, FREE, GONE, HANDING, JobId, JobSlot, LIVE, Ledger,
-    ORPHAN, STARTED, cell_at, is_final, started, state,
-};
+use super::cell::Cell;
+use super::condemn::verdict;
+use super::layout::{BIT_WORDS, BoardBody, Chunk, JobId, JobSlot, cell_at};
+use super::ledger::{FREE, GONE, InHand, LIVE, Ledger, ORPHAN};
 use super::run::{TAKEN, TAKING};
 use super::{AS_FINISHED, Board, add};
 
@@ -124,28 +123,25 @@ fn bury(
     let mut to_free = [None; 2];
     let mut has_died = false;
     if let Some((id, job)) = body.job_of(ledger) {
-        let current = ledger.current.load(Ordering::Acquire);
-        if current != 0
-            && let Some(cell) = job.cell(session, current - 1)?
+        if let Some(item) = ledger.current()
+            && let Some(cell) = job.cell(session, item)?
         {
-            let head = cell.result[0].load(Ordering::Acquire);
-            let is_started = head == started(STARTED, number);
-            if is_started && ledger.is_condemned_before(id, current - 1) {
-                // It would have put it back, had it lived a moment longer.
-                unstart(&mut txn, job, ledger, cell, current - 1);
-            } else if is_started || head == started(HANDING, number) {
-                let dead = Owner::from_word(ledger.owner.load(Ordering::Relaxed) as u32);
-                let of = [
-                    dead.map(BlockOwner::process),
-                    Some(BlockOwner::object(index)),
-                ];
-                to_free = take_from(session, &mut txn, cell, state(head) == HANDING, &of)?;
-                txn.set(&cell.result[0], DIED);
-                txn.set(&ledger.died, current);
-                let end = ledger.end.load(Ordering::Relaxed);
-                let next = ledger.next.load(Ordering::Relaxed).max(current.min(end));
-                txn.set(&ledger.next, next);
-                has_died = true;
+            match ledger.in_hand(number, cell, verdict(id, item)) {
+                InHand::Nothing => {}
+                InHand::Unbegun => {
+                    // It would have put it back, had it lived a moment longer.
+                    ledger.unstart(&mut txn, cell, item, &job.closing);
+                }
+                InHand::Run { handing } => {
+                    let dead = Owner::from_word(ledger.owner.load(Ordering::Relaxed) as u32);
+                    let of = [
+                        dead.map(BlockOwner::process),
+                        Some(BlockOwner::object(index)),
+                    ];
+                    to_free = take_from(session, &mut txn, cell, handing, &of)?;
+                    ledger.let_die(&mut txn, cell, item);
+                    has_died = true;
+                }
             }
         }
         if job.flag(AS_FINISHED) {
@@ -219,8 +215,7 @@ pub(super) fn announce_finished(
     let chunk: &'static Chunk = session.segment().at(at)?;
     for item in first..current.min(first + shape.items()) {
         let index = shape.index(item);
-        let head = cell_at(session, at, index)?.result[0].load(Ordering::Acquire);
-        if is_final(head) {
+        if cell_at(session, at, index)?.is_finished() {
             let word = &chunk.bits[(index / 64) as usize % BIT_WORDS];
             word.fetch_or(1 << (index % 64), Ordering::SeqCst);
         }

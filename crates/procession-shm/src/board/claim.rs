@@ -14,10 +14,8 @@ use crate::session::Session;
 
 use super::bury::announce_finished;
 use super::crew::SLOW_NS;
-use super::layout::{
-    AS_FINISHED, BUSY, BoardBody, FREE, GONE, JOBS, JobId, JobSlot, LIVE, Ledger, ORPHAN, RANGED,
-    REQUEUE, Shape,
-};
+use super::layout::{AS_FINISHED, BoardBody, JOBS, JobId, JobSlot, REQUEUE, Shape};
+use super::ledger::{BUSY, FREE, GONE, LIVE, Ledger, ORPHAN, RANGED};
 use super::{Board, add};
 
 /// How much work to claim at once, in nanoseconds.
@@ -160,11 +158,7 @@ impl Board {
         let Some(chunk) = slot.chunk_of(session, first)? else {
             return Err(crate::Corrupt("a claimed item has no chunk").into());
         };
-        txn.set(&ledger.job, job.word());
-        txn.set(&ledger.first, first);
-        txn.set(&ledger.next, first);
-        txn.set(&ledger.end, end);
-        txn.set(&ledger.current, 0);
+        ledger.fill(&mut txn, job.word(), first, end);
         let several = if end - first > 1 { RANGED } else { 0 };
         body.count(&mut txn, ledger, BUSY | several);
         crash_point!("board.claim.filled");
@@ -241,10 +235,7 @@ fn find_orphan(
         let Some(job) = JobId::from_word(ledger.job.load(Ordering::Relaxed)) else {
             continue;
         };
-        let (first, all) = (
-            ledger.next.load(Ordering::Relaxed),
-            ledger.end.load(Ordering::Relaxed),
-        );
+        let (first, all) = ledger.rest();
         // Half of it, so that what is left wakes somebody who can look after both halves.
         let end = first + (all - first).div_ceil(2).min(most);
         txn.set(&ledger.next, end);
@@ -353,15 +344,12 @@ fn find_slow(
         let Some(job) = JobId::from_word(ledger.job.load(Ordering::Relaxed)) else {
             continue;
         };
-        let (next, end) = (
-            ledger.next.load(Ordering::Relaxed),
-            ledger.end.load(Ordering::Relaxed),
-        );
+        let (next, end) = ledger.rest();
         let first = (next + end.saturating_sub(next) / 2).max(end.saturating_sub(most));
         if first >= end {
             continue;
         }
-        txn.set(&ledger.end, first);
+        ledger.cut(txn, first);
         // It will not say so itself before long.
         if let Some(slot) = body.job(job)
             && slot.flag(AS_FINISHED)

@@ -6,9 +6,8 @@ use crate::gate::Wake;
 use crate::primitive::Ordering;
 use crate::wait::notify;
 
-use super::layout::{
-    AS_FINISHED, CANCELLED, Cell, Chunk, DIED, DONE, FAILED, FED, REQUEUE, cell_at, is_final, state,
-};
+use super::cell::{CANCELLED, Cell, DIED, DONE, is_final, state};
+use super::layout::{AS_FINISHED, Chunk, REQUEUE, cell_at};
 use super::notes::{self, Noted};
 use super::owner::OwnedJob;
 use super::payload::{self, Payload, Take};
@@ -100,9 +99,7 @@ impl OwnedJob {
     /// Has the item an outcome that was not collected?
     #[inline]
     fn is_item_finished(&self, item: u64) -> Result<bool, ShmError> {
-        Ok(self
-            .uncollected(item)?
-            .is_some_and(|cell| is_final(cell.result[0].load(Ordering::Acquire))))
+        Ok(self.uncollected(item)?.is_some_and(Cell::is_finished))
     }
 
     /// The cell of an item that was fed and not collected.
@@ -192,10 +189,10 @@ impl OwnedJob {
             payload::own(session, board, block)?;
             session.free_block(block)?;
         }
-        let head = cell.result[0].load(Ordering::Acquire);
+        let head = cell.head();
         match state(head) {
             DONE => {
-                let words = [1, 2, 3].map(|i| cell.result[i].load(Ordering::Relaxed));
+                let words = cell.words();
                 let kind = head >> 8 & 0xff;
                 if payload::has_block(kind) {
                     payload::own(session, board, words[0])?;
@@ -224,8 +221,8 @@ impl OwnedJob {
         let Some(cell) = self.uncollected(item)? else {
             return Ok(CancelCell::TooLate);
         };
-        match cell.result[0].compare_exchange(FED, CANCELLED, Ordering::SeqCst, Ordering::Acquire) {
-            Ok(_) => {
+        match cell.cancel() {
+            Ok(()) => {
                 crash_point!("board.cancel.decided");
                 self.settled(item);
                 Ok(CancelCell::Cancelled)
@@ -241,13 +238,12 @@ impl OwnedJob {
         let Some(cell) = self.uncollected(item)? else {
             return Ok(false);
         };
-        let failed =
-            cell.result[0].compare_exchange(DIED, FAILED, Ordering::SeqCst, Ordering::Relaxed);
-        if failed.is_ok() {
+        let failed = cell.fail();
+        if failed {
             crash_point!("board.fail.decided");
             self.settled(item);
         }
-        Ok(failed.is_ok())
+        Ok(failed)
     }
 
     /// Has an item run again whose worker died. False if the list of such items is full, or somebody else
@@ -264,14 +260,13 @@ impl OwnedJob {
         if count >= REQUEUE as u64 {
             return Ok(false);
         }
-        if state(cell.result[0].load(Ordering::Acquire)) != DIED {
+        if cell.state() != DIED {
             return Ok(true);
         }
         let entry = (self.id.slot() as u64) << 56 | item;
         txn.set(&body.requeue[count as usize], entry);
         txn.set(&body.requeued, count + 1);
-        cell.result[3].store(0, Ordering::Relaxed);
-        txn.set(&cell.result[0], FED);
+        cell.feed_again(&mut txn);
         crash_point!("board.retry.filled");
         txn.commit();
         crash_point!("board.retry.committed");

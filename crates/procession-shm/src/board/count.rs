@@ -7,7 +7,8 @@ use crate::processes::Owner;
 use crate::session::Session;
 
 use super::Board;
-use super::layout::{HANDING, JobId, LIVE, Ledger, STARTED, state};
+use super::layout::JobId;
+use super::ledger::{LIVE, Ledger};
 
 /// A worker at its seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +64,9 @@ impl Board {
 
     pub(super) fn running(&self, number: u32, ledger: &Ledger) -> Option<(JobId, u64)> {
         let id = JobId::from_word(ledger.job.load(Ordering::Acquire))?;
-        let item = ledger.current.load(Ordering::Acquire).checked_sub(1)?;
+        let item = ledger.current()?;
         let cell = self.body.job(id)?.cell(self.session(), item).ok()??;
-        let head = cell.result[0].load(Ordering::SeqCst);
-        let runs = matches!(state(head), STARTED | HANDING) && head >> 32 == u64::from(number);
-        runs.then_some((id, item))
+        cell.run_by(number).map(|_| (id, item))
     }
 
     /// How far `job` has come.
@@ -110,10 +109,7 @@ pub(super) fn describe(
         workers += 1;
         running += u64::from(ledger.job.load(Ordering::Relaxed) != 0);
         if ledger.has_rest() {
-            let (next, end) = (
-                ledger.next.load(Ordering::Relaxed),
-                ledger.end.load(Ordering::Relaxed),
-            );
+            let (next, end) = ledger.rest();
             queued = queued.saturating_add(end.saturating_sub(next));
         }
     }

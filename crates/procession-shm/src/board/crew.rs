@@ -16,7 +16,8 @@ use crate::crash_point;
 use crate::guard::Txn;
 use crate::primitive::Ordering;
 
-use super::layout::{BUSY, BoardBody, JobSlot, LIVE, Ledger, RANGED};
+use super::layout::{BoardBody, JobSlot};
+use super::ledger::{BUSY, LIVE, Ledger, RANGED};
 use super::run::Seat;
 use super::{Board, add};
 

@@ -1,4 +1,4 @@
-//! The board's words: what stands where, and the states that a cell goes through.
+//! The board's words: what stands where. Cells and ledgers are in `cell` and `ledger`.
 
 use crate::error::Corrupt;
 use crate::gate::{Gate, Lookout};
@@ -7,6 +7,8 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::segment::Shared;
 use crate::session::Session;
 use crate::wait::LastSleeper;
+
+use super::cell::Cell;
 
 /// Jobs that one board can have at a time.
 pub const JOBS: usize = 64;
@@ -147,66 +149,6 @@ pub(super) struct JobSlot {
     pad_work: [AtomicU64; 3],
 }
 
-/// Ledger state: nobody's.
-pub(super) const FREE: u64 = 0;
-/// Ledger state: a worker's.
-pub(super) const LIVE: u64 = 1;
-/// Ledger state: its worker died or left; the owner has not seen it yet. Its range may have unstarted items.
-pub(super) const GONE: u64 = 2;
-/// Ledger state: as `GONE`, seen by the owner; nobody's once its range is used up.
-pub(super) const ORPHAN: u64 = 3;
-
-/// The ledger is counted in the board's `busy`.
-pub(super) const BUSY: u64 = 1;
-/// The ledger is counted in the board's `ranged`.
-pub(super) const RANGED: u64 = 2;
-
-/// What one worker has in hand.
-#[repr(C, align(64))]
-pub(super) struct Ledger {
-    /// [`FREE`], [`LIVE`], [`GONE`], [`ORPHAN`]; changed under the guard.
-    pub(super) state: AtomicU64,
-    /// The owner word of the worker's process.
-    pub(super) owner: AtomicU64,
-    /// The number that the owner of the board knows the worker by.
-    pub(super) worker: AtomicU64,
-    /// Its pid.
-    pub(super) pid: AtomicU64,
-    /// 1 once it has asked for its first task.
-    pub(super) is_up: AtomicU64,
-    /// Of a worker that died: the item it ran, + 1. The job is `job`.
-    pub(super) died: AtomicU64,
-    /// Condemned: the item for which the worker is about to be killed (see `condemn`). It starts nothing else.
-    pub(super) stop: AtomicU64,
-    pad: [AtomicU64; 1],
-    /// The job it works on; zero for none. The chunk of `first` is kept while this is set.
-    pub(super) job: AtomicU64,
-    /// Where the claimed range began.
-    pub(super) first: AtomicU64,
-    /// The next item that it will start, or the one before.
-    pub(super) next: AtomicU64,
-    /// The range's end; others may lower it under the guard.
-    pub(super) end: AtomicU64,
-    /// The item it works on, + 1; the cell says whether it has been started and finished.
-    pub(super) current: AtomicU64,
-    /// Since when, about (monotonic nanoseconds).
-    pub(super) since_ns: AtomicU64,
-    /// Tasks finished.
-    pub(super) tasks: AtomicU64,
-    /// In which of the board's counts it is: [`BUSY`], [`RANGED`].
-    pub(super) counted: AtomicU64,
-}
-
-// SAFETY: repr(C) of atomics.
-unsafe impl Shared for Ledger {}
-
-impl Ledger {
-    pub(super) fn has_rest(&self) -> bool {
-        self.job.load(Ordering::Relaxed) != 0
-            && self.next.load(Ordering::Relaxed) < self.end.load(Ordering::Relaxed)
-    }
-}
-
 /// Words of the bits that say which items of a chunk are finished.
 pub(super) const BIT_WORDS: usize = (CHUNK / 64) as usize;
 
@@ -229,50 +171,6 @@ unsafe impl Shared for Chunk {}
 
 /// Summary bits in a directory: one for each chunk with bits set.
 pub(super) type Summary = [AtomicU64; (WINDOW_CHUNKS / 64) as usize];
-
-/// An item: its arguments, and what became of it. Both are a head word and three words of payload.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub(super) struct Cell {
-    pub(super) arguments: [AtomicU64; 4],
-    pub(super) result: [AtomicU64; 4],
-}
-
-// SAFETY: repr(C) of atomics.
-unsafe impl Shared for Cell {}
-
-/// Cell state (low byte of the result's head): waits to be started.
-pub(super) const FED: u64 = 1;
-/// Cell state: a worker runs it; its ledger's number is in the upper half.
-pub(super) const STARTED: u64 = 2;
-/// As `STARTED`, and the result's block, named in the next word, is being handed to the board.
-pub(super) const HANDING: u64 = 3;
-/// Cell state: its worker died; the owner has to decide.
-pub(super) const DIED: u64 = 4;
-/// Final: the result stands here.
-pub(super) const DONE: u64 = 16;
-/// Final: the owner knows why.
-pub(super) const FAILED: u64 = 17;
-/// Final: never to be run.
-pub(super) const CANCELLED: u64 = 18;
-
-/// The state in a result's head.
-#[inline]
-pub(super) fn state(head: u64) -> u64 {
-    head & 0xff
-}
-
-/// Will it stay like this?
-#[inline]
-pub(super) fn is_final(head: u64) -> bool {
-    state(head) >= DONE
-}
-
-/// The head of a started item.
-#[inline]
-pub(super) fn started(state: u64, ledger: u32) -> u64 {
-    u64::from(ledger) << 32 | state
-}
 
 /// Bytes of a directory for `chunks` chunks.
 pub(super) fn directory_len(chunks: u64) -> u64 {

@@ -5,12 +5,14 @@
 //! worker died, when to start workers and when to kill them is decided above.
 
 mod bury;
+pub mod cell;
 mod claim;
 mod collect;
 mod condemn;
 mod count;
 mod crew;
 mod layout;
+pub mod ledger;
 mod notes;
 mod owner;
 mod payload;
@@ -43,7 +45,8 @@ pub use payload::Payload;
 pub use progress::JobWatch;
 pub use run::{Next, Seat, Task};
 
-use layout::{AS_FINISHED, BoardBody, JobSlot, Ledger};
+use layout::{AS_FINISHED, BoardBody, JobSlot};
+use ledger::Ledger;
 
 /// The kind.
 pub const KIND: u8 = 10;

@@ -18,7 +18,7 @@ use crate::error::{Corrupt, ShmError};
 use crate::primitive::Ordering;
 use crate::session::Session;
 
-use super::layout::{Cell, DONE};
+use super::cell::{Cell, DONE};
 use super::payload::SLAB;
 use super::run::Seat;
 
@@ -137,7 +137,7 @@ impl Seat {
         self.slab.keep(notes.at + notes.len);
         crash_point!("board.notes.closed");
         let head = DONE | SLAB << 8 | u64::from(status) << 16 | notes.len << 32;
-        cell.result[0].store(head, Ordering::Release);
+        cell.finish_in_place(head);
         self.committed(&range, item)
     }
 

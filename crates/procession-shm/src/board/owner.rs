@@ -7,15 +7,16 @@ use procession_sys::clock::now_ns;
 use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::ShmError;
-use crate::primitive::{AtomicU64, Ordering, fence};
+use crate::primitive::{Ordering, fence};
 use crate::ring::Message;
 
 use super::Board;
+use super::cell::store;
 use super::layout::{
-    AS_FINISHED, CHUNK, Chunk, FED, JOBS, JobId, JobSlot, KEEP_ARGUMENTS, SINGLE, Shape, TIMED,
+    AS_FINISHED, CHUNK, Chunk, JOBS, JobId, JobSlot, KEEP_ARGUMENTS, SINGLE, Shape, TIMED,
     WINDOW_CHUNKS, cell_at, chunk_len, directory_len,
 };
-use super::payload::{self, Written};
+use super::payload;
 
 /// How a job is to be worked on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -138,7 +139,11 @@ impl Board {
         ] {
             word.store(value, Ordering::Relaxed);
         }
-        store(&slot.function, written.kind | written.len << 32, written);
+        store(
+            &slot.function,
+            written.kind | written.len << 32,
+            written.words,
+        );
         crash_point!("board.open.filled");
         let id = JobId::new(serial, number);
         slot.id.store(id.word(), Ordering::Release);
@@ -162,15 +167,6 @@ impl Board {
             found: VecDeque::new(),
         }))
     }
-}
-
-/// Stores a payload: the words first, then the head.
-#[inline]
-pub(super) fn store(cell: &[AtomicU64; 4], head: u64, written: Written) {
-    for (word, value) in cell[1..].iter().zip(written.words) {
-        word.store(value, Ordering::Relaxed);
-    }
-    cell[0].store(head, Ordering::Release);
 }
 
 impl OwnedJob {
@@ -215,9 +211,12 @@ impl OwnedJob {
             payload::hand_over(session, index_of_board, block)?;
             crash_point!("board.feed.handed");
         }
-        store(&cell.arguments, written.kind | written.len << 32, written);
-        cell.result[3].store(0, Ordering::Relaxed);
-        cell.result[0].store(FED, Ordering::Relaxed);
+        store(
+            &cell.arguments,
+            written.kind | written.len << 32,
+            written.words,
+        );
+        cell.feed();
         crash_point!("board.feed.filled");
         self.fed = item + 1;
         if !more || self.fed - self.published >= PUBLISH_EVERY {

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crate::error::ShmError;
 use crate::primitive::{AtomicU64, Ordering};
 
-use super::layout::{JobSlot, Summary, cell_at, is_final};
+use super::cell::is_final;
+use super::layout::{JobSlot, Summary, cell_at};
 use super::owner::OwnedJob;
 
 impl OwnedJob {
@@ -20,7 +21,7 @@ impl OwnedJob {
                 continue;
             };
             let cell = cell_at(session, chunk.at, self.shape.index(self.prefix))?;
-            if !is_final(cell.result[0].load(Ordering::Acquire)) {
+            if !cell.is_finished() {
                 break;
             }
             self.prefix += 1;
@@ -40,7 +41,7 @@ impl OwnedJob {
             };
             for index in 0..self.items_of(chunk) {
                 let cell = cell_at(session, chunk.at, index)?;
-                finished += u64::from(is_final(cell.result[0].load(Ordering::Acquire)));
+                finished += u64::from(cell.is_finished());
             }
         }
         if finished > before {
@@ -81,8 +82,8 @@ impl OwnedJob {
             for index in 0..self.items_of(chunk) {
                 let item = self.shape.begin(chunk.number) + index;
                 let collected = chunk.collected[(index / 64) as usize] >> (index % 64) & 1 != 0;
-                let head = cell_at(session, chunk.at, index)?.result[0].load(Ordering::Acquire);
-                if is_final(head) && !collected && !known.contains(&item) {
+                let is_finished = cell_at(session, chunk.at, index)?.is_finished();
+                if is_finished && !collected && !known.contains(&item) {
                     self.found.push_back(item);
                 }
             }

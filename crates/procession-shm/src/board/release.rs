@@ -7,7 +7,8 @@ use crate::crash_point;
 use crate::error::ShmError;
 use crate::primitive::{AtomicU64, Ordering};
 
-use super::layout::{CANCELLED, Chunk, FED, FREE, LIVE, Ledger, ORPHAN, REQUEUE, cell_at};
+use super::layout::{Chunk, REQUEUE, cell_at};
+use super::ledger::{FREE, LIVE, Ledger, ORPHAN};
 use super::owner::{OwnedChunk, OwnedJob};
 use super::{Board, add, payload};
 
@@ -74,7 +75,7 @@ impl OwnedJob {
             if state != LIVE && ledger.has_rest() {
                 add(&mut txn, &self.board.body.orphans, -1);
             }
-            txn.set(&ledger.end, ledger.next.load(Ordering::Relaxed));
+            ledger.cut(&mut txn, ledger.rest().0);
             if state == ORPHAN {
                 txn.set(&ledger.job, 0);
                 txn.set(&ledger.state, FREE);
@@ -86,10 +87,7 @@ impl OwnedJob {
         let mut cancelled = Vec::new();
         for chunk in self.chunks.iter().flatten() {
             for index in 0..self.items_of(chunk) {
-                let head = &cell_at(session, chunk.at, index)?.result[0];
-                let was =
-                    head.compare_exchange(FED, CANCELLED, Ordering::AcqRel, Ordering::Relaxed);
-                if was.is_ok() {
+                if cell_at(session, chunk.at, index)?.cancel().is_ok() {
                     cancelled.push(self.shape.begin(chunk.number) + index);
                 }
             }

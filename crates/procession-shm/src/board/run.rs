@@ -13,11 +13,10 @@ use crate::processes::Slot;
 use crate::ring::Message;
 
 use super::Board;
+use super::cell::{Cell, DONE};
 use super::claim::Range;
-use super::layout::{
-    Cell, DONE, FED, HANDING, JobId, KEEP_ARGUMENTS, Ledger, STARTED, TIMED, cell_at, started,
-};
-use super::owner::store;
+use super::layout::{JobId, KEEP_ARGUMENTS, TIMED, cell_at};
+use super::ledger::{Ledger, Start};
 use super::payload::{self, Payload, Take};
 use super::slab::Slab;
 
@@ -168,9 +167,7 @@ impl Seat {
     pub fn try_next(&mut self) -> Result<Next, ShmError> {
         loop {
             if let Some(range) = self.range {
-                while self.position < self.ledger.end.load(Ordering::Acquire)
-                    && !self.board.has_ended()
-                {
+                while self.position < self.ledger.end() && !self.board.has_ended() {
                     if let Some(next) = self.start(&range)? {
                         return Ok(next);
                     }
@@ -195,23 +192,16 @@ impl Seat {
         if self.started > 0 && (range.end - range.first <= SHORT_RANGE || range.slot.flag(TIMED)) {
             self.ledger.since_ns.store(now_ns(), Ordering::Relaxed);
         }
-        self.ledger.current.store(item + 1, Ordering::Release);
-        crash_point!("board.start.named");
-        let claimed = cell.result[0].compare_exchange(
-            FED,
-            started(STARTED, self.number),
-            Ordering::SeqCst,
-            Ordering::Relaxed,
-        );
-        if claimed.is_err() {
-            // Run or cancelled by somebody else.
-            self.step(item);
-            return Ok(None);
-        }
-        crash_point!("board.start.started");
-        if self.ledger.stop.load(Ordering::SeqCst) != 0 {
-            self.put_back(range, cell, item)?;
-            return Ok(Some(Next::Condemned));
+        match self.ledger.start(self.number, cell, item) {
+            Start::Started => {}
+            Start::Settled => {
+                self.step(item);
+                return Ok(None);
+            }
+            Start::Condemned => {
+                self.put_back(range, cell, item)?;
+                return Ok(Some(Next::Condemned));
+            }
         }
         let arguments = match self.arguments(range, cell) {
             Ok(arguments) => arguments,
@@ -242,7 +232,7 @@ impl Seat {
     #[inline]
     pub(super) fn step(&mut self, item: u64) {
         self.position = item + 1;
-        self.ledger.next.store(item + 1, Ordering::Release);
+        self.ledger.step(item);
     }
 
     #[inline]
@@ -299,9 +289,9 @@ impl Seat {
             self.finish_with_block(cell, block)?;
         }
         if self.noted {
-            cell.result[0].store(head, Ordering::Release);
+            cell.finish_in_place(head);
         } else {
-            store(&cell.result, head, written);
+            cell.finish(head, written.words);
         }
         self.committed(&range, item)
     }
@@ -327,7 +317,7 @@ impl Seat {
     fn finish_with_block(&self, cell: &'static Cell, block: u64) -> Result<(), ShmError> {
         cell.result[1].store(block, Ordering::Release);
         crash_point!("board.finish.named");
-        cell.result[0].store(started(HANDING, self.number), Ordering::Release);
+        cell.hand(self.number);
         crash_point!("board.finish.handing");
         payload::hand_over(self.board.session(), self.board.index(), block)?;
         crash_point!("board.finish.handed");
