@@ -62,7 +62,8 @@ impl Semaphore {
     }
 
     fn try_acquire(&self, me: usize) -> bool {
-        self.words.count.value() > 0 && self.words.count.take(self.lock(), &self.words.units[me])
+        let count = &self.words.count;
+        count.value() > 0 && count.take(&mut self.lock(), &self.words.units[me])
     }
 
     fn acquire(&self, me: usize) {
@@ -75,7 +76,7 @@ impl Semaphore {
         let units = whose.map(|n| &self.words.units[n]);
         self.words.count.give(&mut txn, units);
         self.place.notify(Wake::One);
-        txn.commit();
+        drop(txn);
     }
 
     /// What `recover.rs` does after a death: the guard is settled, the units come back, everybody is woken.
@@ -114,7 +115,7 @@ fn exclusion(wake: bool) {
                     .words
                     .count
                     .give(&mut txn, Some(&semaphore.words.units[me]));
-                txn.commit();
+                drop(txn);
             }
         };
         let other = thread::spawn({

@@ -50,9 +50,9 @@ impl Count {
         self.value.load(Ordering::Relaxed) >= self.max.load(Ordering::Relaxed)
     }
 
-    /// Takes one for the process with these `units`. False if there is none.
+    /// Takes one for the process with these `units`. False if there is none. Committed, with the section still open.
     #[inline]
-    pub fn take(&'static self, mut txn: Txn<'_>, units: &'static AtomicU64) -> bool {
+    pub fn take(&'static self, txn: &mut Txn<'_>, units: &'static AtomicU64) -> bool {
         let value = self.value.load(Ordering::Relaxed);
         if value == 0 {
             return false;
@@ -60,12 +60,12 @@ impl Count {
         txn.set(&self.value, value - 1);
         txn.set(units, units.load(Ordering::Relaxed).wrapping_add(1));
         crash_point!("semaphore.acquire.set");
-        txn.commit();
+        txn.checkpoint();
         true
     }
 
-    /// Gives one back, of those of the process with these `units` if any has one. Committed, with the section still open: who
-    /// waits is to be woken in it.
+    /// Gives one back, of those of the process with these `units` if any has one. Committed, with the section still open, in
+    /// which who waits is to be woken.
     #[inline]
     pub fn give(&'static self, txn: &mut Txn<'_>, units: Option<&'static AtomicU64>) {
         if let Some(units) = units {

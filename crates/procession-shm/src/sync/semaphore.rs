@@ -144,12 +144,13 @@ impl Semaphore {
         let session = self.handle.session();
         let me = session.me()?;
         let body = self.body;
-        let txn = body.guard.lock_within(session, wait)?;
+        let mut txn = body.guard.lock_within(session, wait)?;
         self.notice_recovery(&txn);
         let units = &session.hold_record(me.slot(), self.handle.index())?.units;
-        if !body.count.take(txn, units) {
+        if !body.count.take(&mut txn, units) {
             return Ok(false);
         }
+        drop(txn);
         body.hint.store(u64::from(me.slot()), Ordering::Relaxed);
         crash_point!("semaphore.acquire.committed");
         Ok(true)
@@ -176,7 +177,7 @@ impl Semaphore {
         }
         body.count.give(&mut txn, self.whose(session)?);
         notify(&body.gate, Wake::One);
-        txn.commit();
+        drop(txn);
         Ok(true)
     }
 
