@@ -42,28 +42,35 @@ fn container(py: Python<'_>, obj: &Bound<'_, PyAny>, head: &mut Vec<u8>, depth: 
         count <= MOST
     };
     if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
-        begin(TUPLE, tuple.len()) && tuple.iter().all(|item| part(py, &item, head, depth))
+        let mut items = tuple.iter_borrowed();
+        begin(TUPLE, tuple.len()) && items.all(|item| part(py, &item, head, depth, 1))
     } else if let Ok(list) = obj.cast_exact::<PyList>() {
-        begin(LIST, list.len()) && list.iter().all(|item| part(py, &item, head, depth))
+        begin(LIST, list.len()) && list.iter().all(|item| part(py, &item, head, depth, 2))
     } else if let Ok(dict) = obj.cast_exact::<PyDict>() {
         begin(DICT, dict.len())
             && dict
                 .iter()
-                .all(|(key, value)| key_part(py, &key, head) && part(py, &value, head, depth))
+                .all(|(key, value)| key_part(py, &key, head) && part(py, &value, head, depth, 2))
     } else {
         false
     }
 }
 
-fn part(py: Python<'_>, item: &Bound<'_, PyAny>, head: &mut Vec<u8>, depth: u32) -> bool {
+/// `alone` is how many references there are to an item that only its container refers to: the container's, and ours if we have one.
+fn part(
+    py: Python<'_>,
+    item: &Bound<'_, PyAny>,
+    head: &mut Vec<u8>,
+    depth: u32,
+    alone: isize,
+) -> bool {
     with_length(head, |head| {
         let at = head.len();
         if scalar(py, item, head, None) {
             return true;
         }
         head.truncate(at);
-        // Two references: the container's and ours.
-        depth < DEEPEST && references(item) <= 2 && container(py, item, head, depth + 1)
+        depth < DEEPEST && references(item) <= alone && container(py, item, head, depth + 1)
     })
 }
 
@@ -127,9 +134,10 @@ fn parts<'py>(
         }
         return Ok(dict.into_any());
     }
-    let items = (0..count)
-        .map(|_| next())
-        .collect::<PyResult<Vec<Bound<'py, PyAny>>>>()?;
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(next()?);
+    }
     Ok(if tag == LIST {
         PyList::new(py, items)?.into_any()
     } else {
