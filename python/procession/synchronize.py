@@ -115,8 +115,10 @@ class SemLock(_Shared):
     def __enter__(self) -> bool:
         return self._inner.__enter__()
 
-    def __exit__(self, *args: object) -> None:
-        self._inner.__exit__(*args)
+    def __exit__(
+        self, kind: object = None, value: object = None, traceback: object = None, /
+    ) -> None:
+        self._inner.__exit__(kind, value, traceback)
 
     def handle(self) -> tuple[int, int]:
         """How other members of the session find it."""

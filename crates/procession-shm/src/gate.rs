@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 1 | sleeper | reads `seq`, sets `sleepers`, full fence, looks at its condition a last time |
 //! | 2 | sleeper | sleeps while `seq` is what it read |
-//! | A | waker | makes the condition true, full fence, reads `sleepers` |
+//! | A | waker | makes the condition true, full fence (or both `SeqCst`), reads `sleepers` |
 //! | B | waker of one | if set: adds one to `seq`, wakes one; leaves `sleepers` as it is, unless nobody was there to be woken: then C |
 //! | C | waker of all | if set: clears it, adds one to `seq`, wakes all |
 //!
@@ -48,6 +48,20 @@ impl Gate {
     pub fn notify(&self, wake: Wake, futex_wake: impl Fn(&AtomicU32, u32) -> usize) {
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) != 0 {
+            self.notify_sleepers(wake, futex_wake);
+        }
+    }
+
+    /// As [`Gate::notify`], where a `SeqCst` operation has made the condition true. Then the fence is not needed: that operation,
+    /// this load, the sleeper's store and its fence are all in the one order that there is of such operations. If this load does
+    /// not see the store it comes before it, so what came before this load comes before the sleeper's fence and last look.
+    #[inline]
+    pub fn notify_ordered(&self, wake: Wake, futex_wake: impl Fn(&AtomicU32, u32) -> usize) {
+        // The model checker has that order for fences only.
+        if cfg!(loom) {
+            fence(Ordering::SeqCst);
+        }
+        if self.sleepers.load(Ordering::SeqCst) != 0 {
             self.notify_sleepers(wake, futex_wake);
         }
     }

@@ -227,6 +227,12 @@ pub fn notify(gate: &Gate, wake: Wake) {
     gate.notify(wake, futex::wake);
 }
 
+/// The same after a `SeqCst` operation (see [`Gate::notify_ordered`]).
+#[inline]
+pub fn notify_ordered(gate: &Gate, wake: Wake) {
+    gate.notify_ordered(wake, futex::wake);
+}
+
 /// Who fell asleep last at a gate. It is the first to be woken: what it works with is still in the processor's caches, while
 /// the kernel would wake the one who has slept longest. Only a hint; zero is a valid start.
 #[repr(C)]

@@ -199,7 +199,7 @@ fn a_lock_lets_one_in_and_survives_its_owner() {
         // SAFETY: the lock is held; the model checker fails if two are in here at once.
         locked.inside.with_mut(|n| unsafe { *n += 1 });
         assert!(locked.word.free());
-        locked.place.notify(Wake::One);
+        locked.place.notify_ordered(Wake::One);
     }
     loom::model(|| {
         let locked = Arc::new(Locked {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use procession_shm::sync::Lock;
 use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::{acquire, shared_object, this_thread, unset};
 use crate::{errors, life};
@@ -33,16 +32,9 @@ impl LockCore {
         Ok(())
     }
 
-    fn take(
-        slf: &Bound<'_, Self>,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
+    fn take(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let lock = slf.get().lock()?;
-        if !lock.try_acquire().map_err(errors::shm)?
-            && !acquire(py, block, timeout, |d, c| lock.acquire(d, c))?
-        {
+        if !lock.try_acquire().map_err(errors::shm)? && !wait_for(slf.py(), lock, block, timeout)? {
             return Ok(false);
         }
         if lock.take_recovery() {
@@ -65,13 +57,8 @@ impl LockCore {
 
     /// Acquire the lock.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(
-        slf: &Bound<'_, Self>,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
-        Self::take(slf, py, block, timeout)
+    fn acquire(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        Self::take(slf, block, timeout)
     }
 
     /// Release the lock.
@@ -85,12 +72,18 @@ impl LockCore {
         }
     }
 
-    fn __enter__(slf: &Bound<'_, Self>, py: Python<'_>) -> PyResult<bool> {
-        Self::take(slf, py, true, None)
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::take(slf, true, None)
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, _exc: &Bound<'_, PyTuple>) -> PyResult<()> {
+    // Not `*_exc`, for which a tuple would be made.
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None, /))]
+    fn __exit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release()
     }
 
@@ -123,6 +116,13 @@ impl LockCore {
     }
 }
 
+/// Apart from the quick way, which needs no room for what a wait needs.
+#[cold]
+#[inline(never)]
+fn wait_for(py: Python<'_>, lock: &Lock, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    acquire(py, block, timeout, |d, c| lock.acquire(d, c))
+}
+
 fn owner_info(lock: &Lock) -> Option<(u32, String)> {
     let session = lock.handle().session();
     let slot = session.slot_of(lock.owner()?)?;
@@ -151,28 +151,27 @@ impl RLockCore {
         Ok(self.lock()?.is_mine() && self.thread.load(Ordering::Relaxed) == this_thread())
     }
 
-    fn take(
-        slf: &Bound<'_, Self>,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
+    #[cold]
+    fn tell(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().recovered.store(true, Ordering::Relaxed);
+        slf.call_method0("_on_recovered")?;
+        Ok(())
+    }
+
+    fn take(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let this = slf.get();
+        let lock = this.lock()?;
         if this.mine()? {
             this.depth.fetch_add(1, Ordering::Relaxed);
             return Ok(true);
         }
-        let lock = this.lock()?;
-        if !lock.try_acquire().map_err(errors::shm)?
-            && !acquire(py, block, timeout, |d, c| lock.acquire(d, c))?
-        {
+        if !lock.try_acquire().map_err(errors::shm)? && !wait_for(slf.py(), lock, block, timeout)? {
             return Ok(false);
         }
         this.thread.store(this_thread(), Ordering::Relaxed);
         this.depth.store(1, Ordering::Relaxed);
         if lock.take_recovery() {
-            this.recovered.store(true, Ordering::Relaxed);
-            slf.call_method0("_on_recovered")?;
+            Self::tell(slf)?;
         }
         Ok(true)
     }
@@ -191,13 +190,8 @@ impl RLockCore {
 
     /// Acquire the lock, or one more level of it.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(
-        slf: &Bound<'_, Self>,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
-        Self::take(slf, py, block, timeout)
+    fn acquire(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        Self::take(slf, block, timeout)
     }
 
     /// Release one level of the lock.
@@ -214,12 +208,18 @@ impl RLockCore {
         Ok(())
     }
 
-    fn __enter__(slf: &Bound<'_, Self>, py: Python<'_>) -> PyResult<bool> {
-        Self::take(slf, py, true, None)
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::take(slf, true, None)
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, _exc: &Bound<'_, PyTuple>) -> PyResult<()> {
+    // Not `*_exc`, for which a tuple would be made.
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None, /))]
+    fn __exit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release()
     }
 

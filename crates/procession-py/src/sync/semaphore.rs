@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use procession_shm::sync::Semaphore;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::{acquire, shared_object, unset};
 use crate::{errors, life};
@@ -26,15 +25,10 @@ impl SemaphoreCore {
         self.semaphore.get().ok_or_else(unset)
     }
 
-    fn take(
-        slf: &Bound<'_, Self>,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
+    fn take(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let semaphore = slf.get().semaphore()?;
         if !semaphore.try_acquire().map_err(errors::shm)?
-            && !acquire(py, block, timeout, |d, c| semaphore.acquire(d, c))?
+            && !acquire(slf.py(), block, timeout, |d, c| semaphore.acquire(d, c))?
         {
             return Ok(false);
         }
@@ -59,13 +53,8 @@ impl SemaphoreCore {
 
     /// Acquire one unit.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(
-        slf: &Bound<'_, Self>,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
-        Self::take(slf, py, block, timeout)
+    fn acquire(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        Self::take(slf, block, timeout)
     }
 
     /// Release one unit.
@@ -79,12 +68,17 @@ impl SemaphoreCore {
         }
     }
 
-    fn __enter__(slf: &Bound<'_, Self>, py: Python<'_>) -> PyResult<bool> {
-        Self::take(slf, py, true, None)
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::take(slf, true, None)
     }
 
-    #[pyo3(signature = (*_exc))]
-    fn __exit__(&self, _exc: &Bound<'_, PyTuple>) -> PyResult<()> {
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None, /))]
+    fn __exit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release()
     }
 

@@ -12,7 +12,7 @@ use crate::ring::expect_kind;
 use crate::segment::Shared;
 use crate::session::Session;
 use crate::sync::word::LockWord;
-use crate::wait::{Check, Wait, WaitKind, notify};
+use crate::wait::{Check, Wait, WaitKind, notify, notify_ordered};
 
 /// The kind.
 pub const LOCK: u8 = 5;
@@ -131,7 +131,7 @@ impl Lock {
             return false;
         }
         crash_point!("lock.release.after");
-        notify(&self.body.gate, Wake::One);
+        notify_ordered(&self.body.gate, Wake::One);
         true
     }
 

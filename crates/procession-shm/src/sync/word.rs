@@ -22,7 +22,7 @@ impl LockWord {
             .is_ok()
     }
 
-    /// Frees it, whoever has it. False if nobody had.
+    /// Frees it, whoever has it. False if nobody had. (`SeqCst`, which [`crate::gate::Gate::notify_ordered`] needs.)
     #[inline]
     pub fn free(&self) -> bool {
         self.0.swap(0, Ordering::SeqCst) != 0

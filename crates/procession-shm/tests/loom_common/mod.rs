@@ -58,4 +58,9 @@ impl Place {
     pub fn notify(&self, wake: Wake) {
         self.gate.notify(wake, |_, count| self.futex.wake(count));
     }
+
+    pub fn notify_ordered(&self, wake: Wake) {
+        self.gate
+            .notify_ordered(wake, |_, count| self.futex.wake(count));
+    }
 }
