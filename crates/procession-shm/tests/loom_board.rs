@@ -502,6 +502,35 @@ fn who_buries_a_condemned_worker_dies_while_its_job_is_stopped() {
     dead_and_condemned(Board::stop);
 }
 
+/// Worker 0 was killed while it ran its first item, and who buries it dies as well.
+#[test]
+fn who_buries_a_worker_dies_while_items_are_taken_off_it() {
+    let session = Session::create();
+    at_every_point(|point| {
+        let has_died = Arc::new(AtomicBool::new(false));
+        let died = has_died.clone();
+        loom::model(move || {
+            let (board, died) = (board(session), died.clone());
+            let ledger = &board.words.ledgers[0];
+            let started = ledger.start(0, &board.words.cells[0], 0);
+            assert_eq!(started, Start::Started);
+            let thread = beside(&board, move |board| {
+                if dying_at(point, || board.bury(0)).is_none() {
+                    died.store(true, Real::Relaxed);
+                    board.bury(0);
+                }
+            });
+            board.begin();
+            takes_half(&board);
+            thread.join().unwrap();
+            assert_eq!(board.states()[0], DIED);
+            assert!(ledger.rest().0 == 1, "its death is not noted");
+            board.settle(false);
+        });
+        has_died.load(Real::Relaxed)
+    });
+}
+
 #[test]
 fn a_worker_dies_while_items_are_taken_off_it() {
     for again in [false, true] {
