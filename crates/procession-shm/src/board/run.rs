@@ -361,10 +361,11 @@ impl Seat {
             }
             return Ok(false);
         };
-        self.hand_on_watch();
         self.last_job = range.job.slot();
         self.begun_ns = if now == 0 { now_ns() } else { now };
+        // First of all: until then others may take it for slow.
         self.ledger.since_ns.store(self.begun_ns, Ordering::Relaxed);
+        self.hand_on_watch();
         self.position = range.first;
         self.started = 0;
         self.more_calls = 0;

@@ -145,6 +145,8 @@ impl Work {
     fn close(mut self) {
         while let Some(mut job) = self.jobs.pop() {
             eventually("nobody works on the job", || {
+                // All items may have been taken over before the death was noticed.
+                self.board.session().sweep().unwrap();
                 self.decide();
                 job.try_free().unwrap()
             });
