@@ -358,6 +358,7 @@ impl Session {
         };
         slot.exit_code.store(code as u32, Ordering::Relaxed);
         slot.exit_known.fetch_or(KNOWN | REAPED, Ordering::Release);
+        crash_point!("process.exited.known");
         self.ended(slot)?;
         if Owner::from_word(slot.parent.load(Ordering::Relaxed)) == self.current() {
             slot.exit_known.fetch_or(READ, Ordering::Release);
@@ -395,6 +396,7 @@ impl Session {
         if known & REAPED == 0 {
             // The reaper need not be waited for.
             self.ended(slot)?;
+            crash_point!("process.status.ended");
         }
         slot.exit_known.fetch_or(READ, Ordering::Release);
         Ok(Some(code))
@@ -404,6 +406,7 @@ impl Session {
     fn ended(&'static self, slot: &Slot) -> Result<(), ShmError> {
         if matches!(slot.state(), State::Live | State::Reserved | State::Dying) {
             slot.state.store(State::Dying as u64, Ordering::Release);
+            crash_point!("process.ended.dying");
             self.recover_now()?;
         }
         Ok(())

@@ -467,6 +467,10 @@ fn processes(world: &World) {
         .exited(grandchild.owner, exit.as_exitcode())
         .unwrap();
     assert_eq!(session.exit_status(grandchild.owner).unwrap(), Some(0));
+    // Nobody says how this one has ended but itself.
+    let mut grandchild = start(session, "idle", &[], "");
+    grandchild.end();
+    assert_eq!(session.exit_status(grandchild.owner).unwrap(), Some(0));
 }
 
 // --- death of one who buries ---------------------------------------------------------------
