@@ -8,7 +8,7 @@ mod loom_common;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use loom::thread;
 use loom_common::{Futex, Place};
 use procession_shm::gate::{Lookout, Wake};
@@ -112,6 +112,89 @@ fn what_a_lookout_was_to_see_is_seen() {
         if took.is_none() {
             place.until(|| take(&items));
         }
+        owner.join().unwrap();
+    });
+}
+
+/// The words of a board's crew of one: how many are busy, and who keeps the watch.
+struct Crew {
+    place: Place,
+    items: AtomicU32,
+    busy: AtomicU32,
+    watch: Lookout,
+}
+
+impl Crew {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            place: Place::default(),
+            items: AtomicU32::new(0),
+            busy: AtomicU32::new(1),
+            watch: Lookout::new(),
+        })
+    }
+
+    /// As `OwnedJob::publish` and `BoardBody::needs_one_more`: nobody is woken while the crew is full and watched.
+    fn publish(&self) {
+        self.items.fetch_add(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.busy.load(Ordering::Relaxed) == 0 || !self.watch.is_kept(|| 0) {
+            self.place.notify(Wake::One);
+        }
+    }
+}
+
+/// The busy worker has found nothing more, leaves the crew, and sleeps; the one that keeps the watch is slow to look.
+#[test]
+fn what_a_full_crew_is_not_woken_for_is_seen_by_who_leaves_it() {
+    loom::model(|| {
+        let crew = Crew::new();
+        assert!(crew.watch.begin(0, 1));
+        let owner = thread::spawn({
+            let crew = crew.clone();
+            move || crew.publish()
+        });
+        let took = take(&crew.items);
+        crew.busy.store(0, Ordering::Relaxed);
+        if took.is_none() {
+            crew.place.until(|| take(&crew.items));
+        }
+        owner.join().unwrap();
+    });
+}
+
+/// The crew stays full. The one that keeps the watch has found nothing to be watched, ends it and sleeps.
+#[test]
+fn what_a_watched_crew_is_not_woken_for_is_seen_by_who_kept_the_watch() {
+    loom::model(|| {
+        let crew = Crew::new();
+        assert!(crew.watch.begin(0, 1));
+        let owner = thread::spawn({
+            let crew = crew.clone();
+            move || crew.publish()
+        });
+        crew.watch.end(1);
+        crew.place.until(|| take(&crew.items));
+        owner.join().unwrap();
+    });
+}
+
+/// It leaves the crew only after its last look, which is too late.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn who_leaves_a_crew_too_late_misses_what_it_was_not_woken_for() {
+    loom::model(|| {
+        let crew = Crew::new();
+        assert!(crew.watch.begin(0, 1));
+        let owner = thread::spawn({
+            let crew = crew.clone();
+            move || crew.publish()
+        });
+        crew.place.until(|| {
+            let took = take(&crew.items);
+            crew.busy.store(0, Ordering::Relaxed);
+            took
+        });
         owner.join().unwrap();
     });
 }
