@@ -15,7 +15,7 @@ use procession_sys::process::Exit;
 
 use pool_support::{
     BLOCK, CALLS, ECHO, Front, NOTES, NOTES_BLOCK, SLOW, arguments, assert_echo, await_arguments,
-    deadline, new_block, note_of, run_worker, steps,
+    deadline, note_of, run_worker, steps,
 };
 
 /// Where the workers begin. On its own it is over at once.
@@ -40,18 +40,9 @@ fn crash_at(point: &str, nth: u32, retries: u32) {
         retries,
         ..JobSpec::default()
     };
-    let session = procession_engine::home::session().unwrap();
     let job = front.pool.open_job(Message::new(&[5; 3000]), spec).unwrap();
     let what = |item: u64| if item.is_multiple_of(3) { BLOCK } else { ECHO };
-    for item in 0..ITEMS {
-        let bytes = arguments(what(item), item);
-        let block = (item % 6 == 0).then(|| new_block(session));
-        let message = Message {
-            block,
-            ..Message::new(&bytes)
-        };
-        front.pool.feed(job, message).unwrap().unwrap();
-    }
+    front.feed_kinds(job, ITEMS, what);
     front.pool.seal(job).unwrap();
     front.wait(job, Until::AllDone).unwrap();
     let (mut seen, mut failed) = (BTreeSet::new(), 0);
@@ -102,16 +93,10 @@ fn a_worker_may_die_while_it_leaves() {
         config.max_tasks = Some(5);
         let mut front = Front::new(&config, "worker");
         front.crash_at = Some(format!("{point}:{nth}"));
-        let job = (front.pool)
-            .open_job(Message::default(), JobSpec::default())
-            .unwrap();
-        for item in 0..20 {
-            front.feed(job, &arguments(ECHO, item));
-        }
+        let job = front.open();
+        front.feed_echoes(job, 0..20);
         front.pool.seal(job).unwrap();
-        for _ in 0..20 {
-            assert_echo(&front.collect(job, Order::InOrder), ECHO);
-        }
+        front.collect_echoes(job, 0..20);
         front.close_job(job);
         front.join();
         assert!(front.exits.contains(&-9), "{point} was not passed");
@@ -124,18 +109,15 @@ fn a_worker_may_die_while_it_looks_out_for_work() {
     for (point, nth) in steps::LOOKING_OUT {
         let mut front = Front::new(&Config::new("lookout", 2), "worker");
         front.crash_at = Some(format!("{point}:{nth}"));
-        let job = (front.pool)
-            .open_job(Message::default(), JobSpec::default())
-            .unwrap();
+        let job = front.open();
         // It starts without work, so that is what it does first.
         front.serve();
         let end = Deadline::after(Some(Duration::from_secs(60)));
         let mut item = 0;
         while item < 200 || !front.exits.contains(&-9) {
             assert!(!end.passed(), "{point} was not passed");
-            assert_eq!(front.feed(job, &arguments(ECHO, item)), item);
-            let collected = front.collect(job, Order::InOrder);
-            assert_echo(&collected, ECHO);
+            front.feed_echoes(job, item..item + 1);
+            front.collect_echoes(job, item..item + 1);
             front.serve();
             item += 1;
         }
@@ -152,23 +134,16 @@ fn a_worker_may_die_while_it_keeps_the_watch() {
         let workers = procession_sys::limits::cpus() + 2;
         let mut front = Front::new(&Config::new("watch", workers), "worker");
         front.crash_at = Some(format!("{point}:{nth}"));
-        let job = (front.pool)
-            .open_job(Message::default(), JobSpec::default())
-            .unwrap();
+        let job = front.open();
         front.serve();
         let end = Deadline::after(Some(Duration::from_secs(60)));
         let mut item = 0;
         while item < 2000 || !front.exits.contains(&-9) {
             assert!(!end.passed(), "{point} was not passed");
-            for _ in 0..500 {
-                assert_eq!(front.feed(job, &arguments(ECHO, item)), item);
-                item += 1;
-            }
-            for _ in 0..500 {
-                let collected = front.collect(job, Order::InOrder);
-                assert_echo(&collected, ECHO);
-            }
+            front.feed_echoes(job, item..item + 500);
+            front.collect_echoes(job, item..item + 500);
             front.serve();
+            item += 500;
         }
         front.pool.seal(job).unwrap();
         front.close_job(job);
@@ -180,9 +155,7 @@ fn a_worker_may_die_while_it_keeps_the_watch() {
 fn crash_in_notes(point: &str, nth: u32) {
     let mut front = Front::new(&Config::new("notes", 1), "worker");
     front.crash_at = Some(format!("{point}:{nth}"));
-    let job = (front.pool)
-        .open_job(Message::default(), JobSpec::default())
-        .unwrap();
+    let job = front.open();
     let what = |item: u64| {
         if item.is_multiple_of(2) {
             NOTES
@@ -243,16 +216,10 @@ fn a_worker_may_die_while_it_arrives() {
     for (point, nth) in steps::ARRIVING {
         let mut front = Front::new(&Config::new("arriving", 1), "worker");
         front.crash_at = Some(format!("early:{point}:{nth}"));
-        let job = (front.pool)
-            .open_job(Message::default(), JobSpec::default())
-            .unwrap();
-        for item in 0..5 {
-            front.feed(job, &arguments(ECHO, item));
-        }
+        let job = front.open();
+        front.feed_echoes(job, 0..5);
         front.pool.seal(job).unwrap();
-        for _ in 0..5 {
-            assert_echo(&front.collect(job, Order::InOrder), ECHO);
-        }
+        front.collect_echoes(job, 0..5);
         front.close_job(job);
         front.join();
         assert!(front.exits.contains(&-9), "{point} was not passed");
@@ -267,13 +234,9 @@ fn a_worker_may_die_while_it_puts_an_item_back() {
         let event = Event::create(session, "go on").unwrap();
         let mut front = Front::new(&Config::new("condemned", 1), "worker");
         front.crash_at = Some(format!("{point}:{nth}"));
-        let job = (front.pool)
-            .open_job(Message::default(), JobSpec::default())
-            .unwrap();
+        let job = front.open();
         front.feed(job, &await_arguments(&event));
-        for item in 1..20 {
-            front.feed(job, &arguments(ECHO, item));
-        }
+        front.feed_echoes(job, 1..20);
         front.pool.seal(job).unwrap();
         let first = Some((job, 0));
         front.until("the first item runs", |f| {
@@ -291,11 +254,7 @@ fn a_worker_may_die_while_it_puts_an_item_back() {
         };
         assert_eq!(payload.bytes(), await_arguments(&event));
         drop(payload);
-        for item in 1..20 {
-            let collected = front.collect(job, Order::InOrder);
-            assert_eq!(collected.item, item);
-            assert_echo(&collected, ECHO);
-        }
+        front.collect_echoes(job, 1..20);
         front.close_job(job);
         front.join();
     }

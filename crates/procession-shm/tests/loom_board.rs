@@ -459,6 +459,14 @@ fn a_worker_dies_while_it_is_condemned() {
     }
 }
 
+/// Buries worker 0; if it dies over that, somebody else does.
+fn buries(board: &Board, point: u32, has_died: &AtomicBool) {
+    if dying_at(point, || board.bury(0)).is_none() {
+        has_died.store(true, Real::Relaxed);
+        board.bury(0);
+    }
+}
+
 /// Worker 0 was killed with its second item in hand that it had not put back yet; who buries it dies as well.
 fn dead_and_condemned(other: fn(&Board)) {
     let session = Session::create();
@@ -474,12 +482,7 @@ fn dead_and_condemned(other: fn(&Board)) {
             ledger.step(0);
             board.run(0, 0, first);
             assert_eq!(ledger.start(0, second, 1), Start::Condemned);
-            let thread = beside(&board, move |board| {
-                if dying_at(point, || board.bury(0)).is_none() {
-                    died.store(true, Real::Relaxed);
-                    board.bury(0);
-                }
-            });
+            let thread = beside(&board, move |board| buries(board, point, &died));
             board.begin();
             other(&board);
             thread.join().unwrap();
@@ -514,12 +517,7 @@ fn who_buries_a_worker_dies_while_items_are_taken_off_it() {
             let ledger = &board.words.ledgers[0];
             let started = ledger.start(0, &board.words.cells[0], 0);
             assert_eq!(started, Start::Started);
-            let thread = beside(&board, move |board| {
-                if dying_at(point, || board.bury(0)).is_none() {
-                    died.store(true, Real::Relaxed);
-                    board.bury(0);
-                }
-            });
+            let thread = beside(&board, move |board| buries(board, point, &died));
             board.begin();
             takes_half(&board);
             thread.join().unwrap();

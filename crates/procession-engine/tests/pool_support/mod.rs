@@ -5,12 +5,13 @@ pub(crate) mod steps;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
+use std::ops::Range;
 use std::time::Duration;
 
 use procession_engine::launch::{self, Arrival, Program};
 use procession_engine::pool::{
-    Action, Collected, Config, JobId, Message, Order, Outcome, Pool, PoolError, Until, Woken,
-    Worker, WorkerId,
+    Action, Collected, Config, JobId, JobSpec, Message, Order, Outcome, Pool, PoolError, Until,
+    Woken, Worker, WorkerId,
 };
 use procession_engine::process::Child;
 use procession_engine::{env, home};
@@ -311,6 +312,43 @@ impl Front {
 
     pub(crate) fn feed(&mut self, job: JobId, bytes: &[u8]) -> u64 {
         self.pool.feed(job, Message::new(bytes)).unwrap().unwrap()
+    }
+
+    /// A job whose outcomes come in order.
+    pub(crate) fn open(&mut self) -> JobId {
+        (self.pool)
+            .open_job(Message::default(), JobSpec::default())
+            .unwrap()
+    }
+
+    /// Feeds items that come back as they are.
+    pub(crate) fn feed_echoes(&mut self, job: JobId, items: Range<u64>) {
+        for item in items {
+            assert_eq!(self.feed(job, &arguments(ECHO, item)), item);
+        }
+    }
+
+    /// So they do.
+    pub(crate) fn collect_echoes(&mut self, job: JobId, items: Range<u64>) {
+        for item in items {
+            let collected = self.collect(job, Order::InOrder);
+            assert_eq!(collected.item, item);
+            assert_echo(&collected, ECHO);
+        }
+    }
+
+    /// Feeds items of the kinds that `what` says, every sixth with a block of its own.
+    pub(crate) fn feed_kinds(&mut self, job: JobId, items: u64, what: impl Fn(u64) -> u8) {
+        let session = home::session().unwrap();
+        for item in 0..items {
+            let bytes = arguments(what(item), item);
+            let block = (item % 6 == 0).then(|| new_block(session));
+            let message = Message {
+                block,
+                ..Message::new(&bytes)
+            };
+            self.pool.feed(job, message).unwrap().unwrap();
+        }
     }
 
     /// The next outcome.
