@@ -41,7 +41,10 @@ def test_the_hook_for_what_cannot_be_pickled() -> None:
 
     failures: list[tuple[BaseException, Any]] = []
     queue = Hooked(ctx=FORK)
-    bad = lambda: None  # noqa: E731 - that it has no name is the point
+
+    def bad() -> None:
+        """Nobody else can find it by its name."""
+
     queue.put(bad)
     ((error, obj),) = failures
     assert obj is bad

@@ -70,15 +70,14 @@ impl Worker {
         };
         let (session, index) = (board.session(), board.handle().index());
         let wait = Wait::new(session, index, WaitKind::Task, deadline).checked(check);
-        let mut wait = if watching {
+        let mut wait = if watching || board.has_work() {
             wait.without_spinning()
-        } else if board.has_work() {
-            wait.without_spinning()
-                .numbered(board.last_sleeper(), self.seat.number())
         } else {
             wait.looking_out(board.lookout())
-                .numbered(board.last_sleeper(), self.seat.number())
         };
+        if !watching {
+            wait = wait.numbered(board.last_sleeper(), self.seat.number());
+        }
         let slept = wait.until(board.work(), || {
             let ready = board.has_ended()
                 || board.may_claim(watching)
