@@ -112,19 +112,46 @@ impl Guard {
         session: &'static Session,
         wait: &mut Wait<'_>,
     ) -> Result<Txn<'static>, WaitError> {
-        if let Some(txn) = self.spin(session)? {
-            return Ok(txn);
+        let first = self.mutex.try_lock();
+        if first == Acquired::Clean {
+            return Ok(self.enter(session));
         }
+        // Only what cannot be told from here is handed back, so that the usual case need not pass through memory.
+        let recovered = self.lock_slowly(session, wait, first)?;
+        let mut txn = self.enter(session);
+        txn.recovered = recovered;
+        Ok(txn)
+    }
+
+    /// After a first attempt with this outcome. True if a dead owner's work was undone.
+    #[cfg(not(loom))]
+    #[cold]
+    fn lock_slowly(
+        &'static self,
+        session: &'static Session,
+        wait: &mut Wait<'_>,
+        first: Acquired,
+    ) -> Result<bool, WaitError> {
+        let mut found = first;
+        let mut tries = 1;
         let mut vain = 0;
         loop {
-            match self.mutex.lock_for(Duration::from_millis(50)) {
-                Acquired::Clean => return Ok(self.enter(session)),
-                Acquired::Busy => {
+            match found {
+                Acquired::Clean => return Ok(false),
+                Acquired::Busy if tries < SPINS => {
+                    std::hint::spin_loop();
+                    tries += 1;
+                    found = self.mutex.try_lock();
+                    continue;
+                }
+                Acquired::Busy if tries > SPINS => {
                     self.expect_holder(&mut vain, 20)?;
                     wait.tick_patiently()?;
                 }
-                other => return Ok(self.exceptional(session, other)?),
+                Acquired::Busy => tries += 1,
+                other => return Ok(self.recover(session, other).map(|()| true)?),
             }
+            found = self.mutex.lock_for(Duration::from_millis(50));
         }
     }
 
@@ -174,6 +201,15 @@ impl Guard {
         session: &'static Session,
         how: Acquired,
     ) -> Result<Txn<'static>, Corrupt> {
+        self.recover(session, how)?;
+        let mut txn = self.enter(session);
+        txn.recovered = true;
+        Ok(txn)
+    }
+
+    /// The mutex was got from a dead owner, whose section is undone; any other outcome is an error.
+    #[cold]
+    fn recover(&'static self, session: &'static Session, how: Acquired) -> Result<(), Corrupt> {
         if how != Acquired::OwnerDied {
             return Err(Corrupt("a guard cannot be locked any more"));
         }
@@ -189,9 +225,7 @@ impl Guard {
             return Err(corrupt);
         }
         self.mutex.mark_repaired();
-        let mut txn = self.enter(session);
-        txn.recovered = true;
-        Ok(txn)
+        Ok(())
     }
 
     /// Undoes a section that was left. Playing the log back twice gives the same, so dying in here is no harm.
@@ -258,6 +292,19 @@ impl Txn<'_> {
     /// Makes all changes final by storing `value`, different from what it holds, to `word`; leaves the section open, empty.
     #[inline]
     pub fn commit_on(&mut self, word: &'static AtomicU64, value: u64) {
+        self.commit_by(word, value, || word.store(value, Ordering::Release));
+    }
+
+    /// As [`Txn::commit_on`], for a word that others wait for: [`notify_ordered`](crate::wait::notify_ordered) may follow.
+    #[inline]
+    pub fn commit_ordered_on(&mut self, word: &'static AtomicU64, value: u64) {
+        self.commit_by(word, value, || {
+            word.swap(value, Ordering::SeqCst);
+        });
+    }
+
+    #[inline]
+    fn commit_by(&mut self, word: &'static AtomicU64, value: u64, store: impl FnOnce()) {
         if self.len > 0 {
             self.guard.commit_value.store(value, Ordering::Relaxed);
             self.guard
@@ -265,7 +312,7 @@ impl Txn<'_> {
                 .store(self.segment.offset_of(word), Ordering::Release);
             crash_point!("guard.commit_on.named");
         }
-        word.store(value, Ordering::Release);
+        store();
         crash_point!("guard.commit_on.stored");
         if self.len > 0 {
             self.guard.len.store(0, Ordering::Release);

@@ -15,7 +15,7 @@ use crate::segment::{Segment, Shared};
 /// "PROCESSN" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PROCESSN");
 /// Changes with every change of any shared structure.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Unit in which the arena is handed out: one huge page.
 pub const EXTENT: u64 = 2 << 20;

@@ -13,7 +13,7 @@ use procession_sys::notify::{Bell, Listener};
 
 use crate::error::ShmError;
 use crate::objects::{Entry, HELD, Handle, WATCHES};
-use crate::primitive::{AtomicU32, Ordering};
+use crate::primitive::{AtomicU32, Ordering, fence};
 use crate::session::Session;
 
 /// This process's listeners, by session and object. A child of a fork makes its own (the kernel's sockets are shared with
@@ -108,6 +108,8 @@ pub fn watch(
                 .flags
                 .fetch_or(WATCHES | u64::from(serial) << 32, Ordering::SeqCst);
             handle.entry().watchers.fetch_add(1, Ordering::SeqCst);
+            // Either we see a message below, or its writer sees us (see `Gate::notify_ordered`).
+            fence(Ordering::SeqCst);
             watch
         }
     };

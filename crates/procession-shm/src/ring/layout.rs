@@ -13,25 +13,34 @@ use crate::watch;
 
 use super::RingOptions;
 
-/// The queue as it stands in shared memory. Writers' and readers' words keep to cache lines of their own.
+/// The queue as it stands in shared memory. Writers' and readers' words keep to cache lines of their own, and each side notes what
+/// it last saw of the other's: a line that the other side writes at every message is only looked at when the note says too little.
 #[repr(C, align(64))]
 pub struct RingBody {
     pub(super) put: Guard,
-    /// The segment that is written to; zero before the first message.
-    pub(super) tail_segment: AtomicU64,
     /// See the README.
     pub(super) tail: AtomicU64,
+    /// The segment that is written to; zero before the first message.
+    pub(super) tail_segment: AtomicU64,
+    /// Bytes for records in it.
+    pub(super) tail_size: AtomicU64,
+    /// Its read mark, as a writer last saw it.
+    pub(super) mark_seen: AtomicU64,
     /// Bytes ever put; for the limit and for tools. A death may leave it off by a message, until the ring is empty.
     pub(super) bytes_in: AtomicU64,
-    pad_put: [AtomicU64; 5],
+    pad_put: [AtomicU64; 7],
     pub(super) get: Guard,
-    /// The segment that is read from; zero before the first message.
-    pub(super) head_segment: AtomicU64,
     /// See the README.
     pub(super) head: AtomicU64,
+    /// `tail`, as a reader last saw it.
+    pub(super) tail_seen: AtomicU64,
+    /// The segment that is read from; zero before the first message.
+    pub(super) head_segment: AtomicU64,
+    /// Bytes for records in it.
+    pub(super) head_size: AtomicU64,
     /// Bytes ever got.
     pub(super) bytes_out: AtomicU64,
-    pad_get: [AtomicU64; 5],
+    pad_get: [AtomicU64; 7],
     pub(super) filled: Gate,
     pub(super) drained: Gate,
     pub(super) finished: Gate,
@@ -85,6 +94,14 @@ pub(crate) fn offset(position: u64) -> u64 {
     position & 0xffff_ffff
 }
 
+/// Bytes for records in a segment.
+pub(super) fn room(session: &Session, segment: u64) -> Result<u64, Corrupt> {
+    session
+        .block_size(segment)?
+        .checked_sub(RECORDS)
+        .ok_or(Corrupt("a ring's segment is too small"))
+}
+
 /// The next position: one message further, at `offset`.
 pub(super) fn advance(position: u64, offset: u64) -> u64 {
     u64::from(count(position).wrapping_add(1)) << 32 | offset
@@ -118,6 +135,21 @@ impl RingBody {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Is there none? For a reader, who knows of messages that came before without a look at the writers' words.
+    #[inline]
+    pub(super) fn offers_none(&self) -> bool {
+        let head = count(self.head.load(Ordering::Relaxed));
+        count(self.tail_seen.load(Ordering::Relaxed)) == head
+            && count(self.tail.load(Ordering::Acquire)) == head
+    }
+
+    /// May writers ever have to wait?
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.max_messages.load(Ordering::Relaxed) != 0
+            || self.max_bytes.load(Ordering::Relaxed) != 0
     }
 
     /// Has it as many messages as it may have?
@@ -188,7 +220,7 @@ impl RingBody {
             if !is_ours(segment) || turns > MOST_TURNS {
                 break;
             }
-            match Self::step(session, segment, offset(head)) {
+            match Self::step(session, segment, room(session, segment)?, offset(head)) {
                 Ok(Step::Message { next, block, .. }) => {
                     match block {
                         Some(block) if is_ours(block) => session.free_block(block)?,
@@ -229,9 +261,14 @@ impl RingBody {
             .ok_or(Corrupt("a ring lies outside its block"))
     }
 
-    /// Reads the record at `at` of a segment, trusting nothing.
-    pub(super) fn step(session: &Session, segment: u64, at: u64) -> Result<Step, Corrupt> {
-        let size = session.block_size(segment)?.saturating_sub(RECORDS);
+    /// Reads the record at `at` of a segment with `size` bytes for records, trusting nothing that is in it.
+    #[inline]
+    pub(super) fn step(
+        session: &Session,
+        segment: u64,
+        size: u64,
+        at: u64,
+    ) -> Result<Step, Corrupt> {
         if !at.is_multiple_of(8) || at + RECORD > size {
             return Err(Corrupt("a record lies outside its segment"));
         }

@@ -5,12 +5,13 @@ use crate::bundle;
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::Wake;
+use crate::guard::Txn;
 use crate::primitive::{AtomicU64, Ordering, fence};
 use crate::session::Session;
-use crate::wait::{Wait, notify};
+use crate::wait::{Wait, notify_ordered};
 use crate::watch;
 
-use super::layout::{Step, advance, count, offset};
+use super::layout::{Step, advance, count, offset, room};
 use super::{Port, RingBody};
 
 impl Port<'_> {
@@ -22,7 +23,7 @@ impl Port<'_> {
         take: &mut impl FnMut(&[u8], Option<u64>) -> T,
     ) -> Result<Option<T>, WaitError> {
         let (session, body) = (self.session(), self.body);
-        if body.is_empty() {
+        if body.offers_none() {
             self.rest()?;
             return Ok(None);
         }
@@ -31,15 +32,21 @@ impl Port<'_> {
             self.wake_after_recovery()?;
         }
         let mut head = body.head.load(Ordering::Relaxed);
-        if count(body.tail.load(Ordering::Acquire)) == count(head) {
-            return Ok(None);
+        if count(body.tail_seen.load(Ordering::Relaxed)) == count(head) {
+            let tail = body.tail.load(Ordering::Acquire);
+            if count(tail) == count(head) {
+                return Ok(None);
+            }
+            // Whoever takes the guard after us sees what we saw, and what was put before it.
+            body.tail_seen.store(tail, Ordering::Relaxed);
         }
         let first = body.head_segment.load(Ordering::Relaxed);
         let mut segment = first;
+        let mut size = body.head_size.load(Ordering::Relaxed);
         let mut steps = 0;
         let (data, len, block, in_block, next) = loop {
             steps += 1;
-            match RingBody::step(session, segment, offset(head))? {
+            match RingBody::step(session, segment, size, offset(head))? {
                 Step::Message {
                     data,
                     len,
@@ -50,25 +57,19 @@ impl Port<'_> {
                 Step::Wrap if steps < 4 => head &= !0xffff_ffff,
                 Step::Jump(to) if steps < 4 => {
                     segment = to;
+                    size = room(session, to)?;
                     head &= !0xffff_ffff;
                 }
                 _ => return Err(Corrupt("a ring leads in a circle").into()),
             }
         };
         if let Some(block) = block {
-            let record = session.block(block)?;
-            let old = BlockOwner::from_word(record.owner.load(Ordering::Relaxed));
-            if !old.same_as(self.owner) {
-                return Err(Corrupt("a message names a block that is not its own").into());
-            }
-            txn.set(
-                &record.owner,
-                BlockOwner::process(session.me()?).with_flags_of(old).word(),
-            );
+            self.take_over(&mut txn, block)?;
         }
         if segment != first {
             // The segment that we leave becomes ours in the same section, and is freed after it.
             txn.set(&body.head_segment, segment);
+            txn.set(&body.head_size, size);
             txn.set(
                 &session.block(first)?.owner,
                 BlockOwner::process(session.me()?).word(),
@@ -82,7 +83,12 @@ impl Port<'_> {
         };
         crash_point!("ring.pop.taken");
         let after = advance(head, next);
-        txn.commit_on(&body.head, after);
+        let is_limited = body.is_limited();
+        if is_limited {
+            txn.commit_ordered_on(&body.head, after);
+        } else {
+            txn.commit_on(&body.head, after);
+        }
         crash_point!("ring.pop.committed");
         session
             .segment()
@@ -92,24 +98,39 @@ impl Port<'_> {
         let bytes_out = body.bytes_out.load(Ordering::Relaxed);
         body.bytes_out
             .store(bytes_out.wrapping_add(len), Ordering::Relaxed);
-        notify(&body.drained, Wake::One);
-        let watched = self.handle.entry().watchers.load(Ordering::Relaxed) != 0;
-        if watched {
-            fence(Ordering::SeqCst);
+        // Otherwise no writer ever waits.
+        if is_limited {
+            notify_ordered(&body.drained, Wake::One);
         }
-        let empty = count(body.tail.load(Ordering::Acquire)) == count(after);
+        let emptied = self.handle.entry().watchers.load(Ordering::Relaxed) != 0 && {
+            fence(Ordering::SeqCst);
+            count(body.tail.load(Ordering::Acquire)) == count(after)
+        };
         drop(txn);
         if segment != first {
             session.free_raw(first)?;
         }
         crash_point!("ring.pop.left");
-        if watched && empty {
+        if emptied {
             watch::emptied(self.handle, || Ok(self.is_readable()))?;
         }
         match got {
             Some(got) => Ok(Some(got)),
             None => self.take_from_block(block, len, take).map(Some),
         }
+    }
+
+    /// Makes the block that comes with a message this process's own.
+    fn take_over(&self, txn: &mut Txn<'_>, block: u64) -> Result<(), WaitError> {
+        let session = self.session();
+        let record = session.block(block)?;
+        let old = BlockOwner::from_word(record.owner.load(Ordering::Relaxed));
+        if !old.same_as(self.owner) {
+            return Err(Corrupt("a message names a block that is not its own").into());
+        }
+        let owner = BlockOwner::process(session.me()?).with_flags_of(old);
+        txn.set(&record.owner, owner.word());
+        Ok(())
     }
 
     /// The message's bytes are in its block, or in the first part of its bundle.

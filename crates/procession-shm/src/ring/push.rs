@@ -6,14 +6,17 @@ use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::Wake;
 use crate::guard::Txn;
 use crate::primitive::{AtomicU64, Ordering, fence};
-use crate::wait::{Wait, notify};
+use crate::wait::{Wait, notify_ordered};
 use crate::watch;
 
 use super::layout::{
     FIRST_SEGMENT, HAS_BLOCK, IN_BLOCK, JUMP, LAST_SEGMENT, RECORD, RECORDS, WRAP, advance, count,
-    offset,
+    offset, room,
 };
 use super::{INLINE_MAX, Message, Port};
+
+/// Every record leaves room for the header of a `WRAP` or `JUMP` behind it.
+const SPARE: u64 = 2 * RECORD;
 
 impl Port<'_> {
     /// Puts a message in if there is room; false if there is none.
@@ -100,13 +103,13 @@ impl Port<'_> {
         let bytes_in = body.bytes_in.load(Ordering::Relaxed);
         body.bytes_in
             .store(bytes_in.wrapping_add(len), Ordering::Relaxed);
-        txn.commit_on(&body.tail, advance(tail, at + record));
+        txn.commit_ordered_on(&body.tail, advance(tail, at + record));
         crash_point!("ring.push.committed");
         // Still under the guard: if we are killed before the wake-up, the next who takes the guard learns of it.
-        notify(&body.filled, Wake::One);
+        notify_ordered(&body.filled, Wake::One);
         crash_point!("ring.push.notified");
         let entry = session.entry(self.reader)?;
-        if entry.watchers.load(Ordering::Relaxed) != 0 {
+        if entry.watchers.load(Ordering::SeqCst) != 0 {
             fence(Ordering::SeqCst);
             // Only the message that ends the emptiness rings: before it, whoever emptied the ring took the rings.
             if count(body.head.load(Ordering::Relaxed)) == count(tail) {
@@ -131,20 +134,20 @@ impl Port<'_> {
         if segment == 0 {
             return self.first_segment(txn, record, wait);
         }
-        let size = session
-            .block_size(segment)?
-            .checked_sub(RECORDS)
-            .ok_or(Corrupt("a ring's segment is too small"))?;
-        let mark = session
-            .segment()
-            .at::<AtomicU64>(segment)?
-            .load(Ordering::Acquire);
+        let size = body.tail_size.load(Ordering::Relaxed);
         let at = offset(tail);
+        // The mark only ever lags, and so does what was last seen of it. It is looked at again only where that leaves no room:
+        // readers write it at every message.
+        let need = record + SPARE;
+        let mut mark = body.mark_seen.load(Ordering::Relaxed);
+        let end = if at < mark { mark } else { size };
+        if end.saturating_sub(at) <= need {
+            mark = (session.segment().at::<AtomicU64>(segment)?).load(Ordering::Acquire);
+            body.mark_seen.store(mark, Ordering::Relaxed);
+        }
         if at > size || mark > size {
             return Err(Corrupt("a ring's position lies outside its segment").into());
         }
-        // Every record leaves room for the header of a WRAP or JUMP behind it.
-        let need = record + 2 * RECORD;
         if at >= mark {
             if size - at >= need {
                 return Ok((segment, at));
@@ -168,12 +171,15 @@ impl Port<'_> {
         wait: &mut Wait<'_>,
     ) -> Result<(u64, u64), WaitError> {
         let body = self.body;
-        let segment = self.new_segment(FIRST_SEGMENT.max(record + RECORDS + 2 * RECORD), wait)?;
+        let segment = self.new_segment(FIRST_SEGMENT.max(record + RECORDS + SPARE), wait)?;
         crash_point!("ring.first.allocated");
         txn.set(&self.session().block(segment)?.owner, self.owner.word());
         txn.set(&body.tail_segment, segment);
+        let size = room(self.session(), segment)?;
+        txn.set(&body.tail_size, size);
         // Nobody reads before `tail` counts a message, and nobody is in an older segment.
         txn.set(&body.head_segment, segment);
+        txn.set(&body.head_size, size);
         Ok((segment, 0))
     }
 
@@ -187,10 +193,12 @@ impl Port<'_> {
     ) -> Result<(u64, u64), WaitError> {
         let session = self.session();
         let double = ((size + RECORDS) * 2).min(LAST_SEGMENT);
-        let segment = self.new_segment(double.max(record + RECORDS + 2 * RECORD), wait)?;
+        let segment = self.new_segment(double.max(record + RECORDS + SPARE), wait)?;
         crash_point!("ring.grow.allocated");
         txn.set(&session.block(segment)?.owner, self.owner.word());
         txn.set(&self.body.tail_segment, segment);
+        txn.set(&self.body.tail_size, room(session, segment)?);
+        txn.set(&self.body.mark_seen, 0);
         let base = old + RECORDS + at;
         session
             .segment()
