@@ -50,6 +50,7 @@ __all__ = [
     "note_interrupt",
     "oom_kills",
     "orphaned",
+    "own_methods",
     "prepare_child",
     "references",
     "session_fd",
@@ -103,6 +104,7 @@ class _SessionInfo(TypedDict):
 def session_info() -> _SessionInfo: ...
 def sweep() -> None: ...
 def trim() -> None: ...
+def own_methods(cls: type, *names: str) -> None: ...
 
 # ------------------------------------------------------------------------------- messages
 

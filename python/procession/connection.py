@@ -74,6 +74,9 @@ class PipeConnection(_native.PipeEnd, Connection):
         return _reduce_pipe_end(self)
 
 
+_native.own_methods(PipeConnection, "send", "recv", "send_bytes", "recv_bytes", "poll")
+
+
 class _ParkedEnd:
     """A pipe end that left the session: in a message through a socket, such as a manager's.
 

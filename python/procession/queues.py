@@ -100,6 +100,8 @@ class _End:
 class _Base(synchronize._Shared, _native.QueueCore, Generic[_T]):
     """Making queues and passing them on."""
 
+    __slots__ = ("_ignore_epipe", "_is_fork_ctx", "_maxsize")
+
     if TYPE_CHECKING:
 
         def put(self, obj: _T, block: bool = True, timeout: float | None = None) -> None: ...
@@ -199,6 +201,10 @@ class JoinableQueue(Queue[_T]):
     def join(self) -> None:
         """Wait until everything that was put has been got and finished."""
         self._join()
+
+
+for _cls in (Queue, JoinableQueue):
+    _native.own_methods(_cls, "put", "get", "put_nowait", "get_nowait")
 
 
 class SimpleQueue(_Base[_T]):

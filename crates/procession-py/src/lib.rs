@@ -49,6 +49,8 @@ mod _native {
     #[pymodule_export]
     use crate::queue::{QueueCore, wait_ready};
     #[pymodule_export]
+    use crate::raw::own_methods;
+    #[pymodule_export]
     use crate::store::{DictCore, ListCore, references};
     #[pymodule_export]
     use crate::sync::{
