@@ -8,7 +8,7 @@ use procession_engine::pool::{JobId, Message};
 use pyo3::prelude::*;
 use pyo3::types::PyIterator;
 
-use crate::codec::{self, Repeated, batch};
+use crate::codec::{Encoded, Repeated, batch};
 use crate::pool::{PoolCore, pool_error};
 
 /// How long a batch should take, in nanoseconds: long against the cost of handing it over, short against everything else.
@@ -152,8 +152,8 @@ impl PoolCore {
                     break;
                 }
                 let fits = batch::add_simple(py, &mut bytes, &item) || {
-                    let encoded =
-                        codec::encode_item(py, self.session, &item, feed.repeated.as_ref())?;
+                    let mut encoded = Encoded::new(self.session);
+                    encoded.encode_item(py, &item, feed.repeated.as_ref())?;
                     batch::add(&mut bytes, &encoded)
                 };
                 if !fits {

@@ -13,7 +13,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
-use crate::codec::{self, Taken};
+use crate::codec::{self, Encoded, Taken};
 use crate::queue::spin;
 use crate::{buffer, enter, errors, life};
 
@@ -94,13 +94,18 @@ impl PipeEnd {
         })
     }
 
+    #[inline]
     fn take<'py>(
         py: Python<'py>,
         end: &End,
         mut take: impl FnMut(&[u8], Option<u64>) -> Taken<'py>,
     ) -> PyResult<Taken<'py>> {
         loop {
-            if let Some(taken) = end.try_recv(&mut take).map_err(errors::wait)? {
+            // As in `QueueCore::get`.
+            let mut taken = None;
+            end.try_recv(&mut |bytes, block| taken = Some(take(bytes, block)))
+                .map_err(errors::wait)?;
+            if let Some(taken) = taken {
                 return Ok(taken);
             }
             if spin(|| end.has_message()) {
@@ -166,7 +171,8 @@ impl PipeEnd {
     /// Send an object.
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.writer()?;
-        let encoded = codec::encode(py, end.handle().session(), obj)?;
+        let mut encoded = Encoded::new(end.handle().session());
+        encoded.encode(py, obj)?;
         Self::put(py, &end, encoded.message())?;
         encoded.sent();
         Ok(())

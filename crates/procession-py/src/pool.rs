@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::codec::{self, Repeated};
+use crate::codec::{self, Encoded, Repeated};
 use crate::feed::{Batches, Feed, lock};
 use crate::outcomes::Lists;
 use crate::{enter, errors, life};
@@ -97,7 +97,8 @@ impl PoolCore {
         obj: &Bound<'_, PyAny>,
         repeated: Option<&Arc<Repeated>>,
     ) -> PyResult<Option<u64>> {
-        let encoded = codec::encode_item(py, self.session, obj, repeated)?;
+        let mut encoded = Encoded::new(self.session);
+        encoded.encode_item(py, obj, repeated)?;
         let fed = self.pool.feed(job, encoded.message()).map_err(pool_error)?;
         if fed.is_some() {
             encoded.sent();
@@ -203,7 +204,8 @@ impl PoolCore {
             retries,
             chunk_hint: chunk,
         };
-        let encoded = codec::encode_shared(py, self.session, function)?;
+        let mut encoded = Encoded::new(self.session);
+        encoded.encode_shared(py, function)?;
         match self.pool.open_job(encoded.message(), spec) {
             Ok(opened) => {
                 encoded.sent();

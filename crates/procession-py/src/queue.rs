@@ -14,8 +14,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
+use crate::codec::{self, Encoded};
 use crate::pipe::PipeEnd;
-use crate::{codec, enter, errors, life};
+use crate::{enter, errors, life};
 
 /// A queue of the session. `Queue`, `JoinableQueue` and `SimpleQueue` are made of it.
 ///
@@ -160,26 +161,28 @@ impl QueueCore {
         if this.closed.load(Ordering::Relaxed) {
             return Err(closed_error(slf));
         }
-        let encoded = match codec::encode(py, this.session()?, obj) {
-            Ok(encoded) => encoded,
+        let mut encoded = Encoded::new(this.session()?);
+        if let Err(error) = encoded.encode(py, obj) {
             // As in the standard library, what cannot be pickled is reported and dropped; subclasses may do otherwise.
-            Err(error) => {
-                let value = error.into_value(py);
-                slf.call_method1("_on_queue_feeder_error", (value, obj))?;
-                return Ok(());
-            }
-        };
+            let value = error.into_value(py);
+            slf.call_method1("_on_queue_feeder_error", (value, obj))?;
+            return Ok(());
+        }
         let port = this.ring()?.port();
-        let message = encoded.message();
-        let deadline = enter::deadline(block, timeout);
-        let here = if message.len() < 1 << 18 {
-            port.put(message, Deadline::NOW, &mut || true)
-        } else {
+        let is_long = encoded.message().len() >= 1 << 18;
+        let here = if is_long {
             Err(WaitError::TimedOut)
+        } else {
+            port.put(encoded.message(), Deadline::NOW, &mut || true)
         };
         let put = match here {
-            Err(WaitError::TimedOut) if !deadline.is_now() || message.len() >= 1 << 18 => {
-                enter::blocking(py, |check| port.put(message, deadline, check))?
+            Err(WaitError::TimedOut) => {
+                let deadline = enter::deadline(block, timeout);
+                if deadline.is_now() && !is_long {
+                    here
+                } else {
+                    enter::blocking(py, |check| port.put(encoded.message(), deadline, check))?
+                }
             }
             other => other,
         };
@@ -213,10 +216,13 @@ impl QueueCore {
         }
         let session = this.session()?;
         let port = this.ring()?.port();
-        let mut take = |bytes: &[u8], block: Option<u64>| codec::take(py, bytes, block);
         let mut deadline = None;
         loop {
-            if let Some(taken) = port.try_get(&mut take).map_err(errors::wait)? {
+            // Left where it is until the guard has been left too: what is moved just after it was written has to be waited for.
+            let mut taken = None;
+            port.try_get(&mut |bytes, block| taken = Some(codec::take(py, bytes, block)))
+                .map_err(errors::wait)?;
+            if let Some(taken) = taken {
                 return codec::finish(py, session, taken);
             }
             let deadline = *deadline.get_or_insert_with(|| enter::deadline(block, timeout));

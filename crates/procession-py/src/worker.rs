@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::codec::{self, Taken, batch};
+use crate::codec::{self, Encoded, batch};
 use crate::pool::{EXITED, RAISED, RETURNED, decode, pool_error};
 use crate::raw::call_one;
 use crate::{enter, errors};
@@ -110,11 +110,7 @@ fn run_task<'py>(
     let block = task.take_block();
     let taken = codec::take(py, task.bytes(), block);
     learn_function(py, session, worker, task.job, function)?;
-    let item = match taken {
-        Taken::Object(item) => item,
-        later => codec::finish(py, session, later)?,
-    };
-    call(py, function.as_ref(), item)
+    call(py, function.as_ref(), codec::finish(py, session, taken)?)
 }
 
 /// Makes the job's function this worker's, if it is another than the last one.
@@ -195,11 +191,8 @@ fn run_batch<'py>(
         notes.begin();
         calls += 1;
         let result = match &learned {
-            Ok(()) => match codec::take(py, bytes, None) {
-                Taken::Object(item) => Ok(item),
-                later => codec::finish(py, how.session, later),
-            }
-            .and_then(|item| call(py, function.as_ref(), item)),
+            Ok(()) => codec::finish(py, how.session, codec::take(py, bytes, None))
+                .and_then(|item| call(py, function.as_ref(), item)),
             Err(error) => Err(error.clone_ref(py)),
         };
         let (status, value, fatal) = match result {
@@ -218,11 +211,11 @@ fn run_batch<'py>(
             continue;
         }
         let instead;
-        let (status, encoded) = match codec::encode(py, how.session, &value) {
+        let (status, encoded) = match Encoded::of(py, how.session, &value) {
             Ok(encoded) => (status, encoded),
             Err(problem) => {
                 instead = (how.unsendable).call1((problem.into_value(py), &value))?;
-                (RAISED, codec::encode(py, how.session, &instead)?)
+                (RAISED, Encoded::of(py, how.session, &instead)?)
             }
         };
         let Some(head) = batch::head(status, &encoded) else {
@@ -231,7 +224,7 @@ fn run_batch<'py>(
         note(
             &mut notes,
             &mut spilled,
-            &[&head, &encoded.head, encoded.tail],
+            &[&head, encoded.head(), encoded.tail],
         )?;
         if let Some(error) = fatal {
             finish_batch(worker, &notes, spilled, calls)?;
@@ -278,7 +271,7 @@ fn finish_large(
     spilled: Option<Vec<u8>>,
     calls: u64,
     status: u8,
-    encoded: codec::Encoded<'_>,
+    mut encoded: Encoded<'_>,
 ) -> PyResult<()> {
     worker.ask_single();
     worker.count_calls(calls);
@@ -287,7 +280,7 @@ fn finish_large(
         None => notes.bytes().map_err(errors::corrupt)?.to_vec(),
     };
     all.extend_from_slice(&batch::last_head(status));
-    all.extend_from_slice(&encoded.head);
+    all.extend_from_slice(encoded.head());
     let message = Message {
         bytes: &all,
         tail: encoded.tail,
@@ -319,13 +312,11 @@ fn finish_task(
         }
         Err(error) => (RAISED, describe.call1((error.into_value(py),))?),
     };
-    let encoded = match codec::encode(py, session, &value) {
-        Ok(encoded) => encoded,
-        Err(problem) => {
-            let instead = unsendable.call1((problem.into_value(py), &value))?;
-            return send(py, session, worker, RAISED, &instead);
-        }
-    };
+    let mut encoded = Encoded::new(session);
+    if let Err(problem) = encoded.encode(py, &value) {
+        let instead = unsendable.call1((problem.into_value(py), &value))?;
+        return send(py, session, worker, RAISED, &instead);
+    }
     match worker.finish(status, encoded.message()) {
         Ok(()) => {
             encoded.sent();
@@ -347,7 +338,7 @@ fn send(
     status: u8,
     value: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let encoded = codec::encode(py, session, value)?;
+    let mut encoded = Encoded::of(py, session, value)?;
     worker
         .finish(status, encoded.message())
         .map_err(pool_error)?;

@@ -13,7 +13,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::encode::encode_simple;
-use super::{BATCH, Encoded, Taken, finish, take};
+use super::{BATCH, Encoded, finish, take};
 
 /// A batch's arguments are not longer.
 pub(crate) const ARGUMENTS_MAX: usize = 1000;
@@ -25,7 +25,7 @@ const REST: u16 = u16::MAX;
 /// Adds an object to a batch's arguments; false if it does not fit, or has a block.
 #[inline]
 pub(crate) fn add(batch: &mut Vec<u8>, encoded: &Encoded<'_>) -> bool {
-    let len = encoded.head.len() + encoded.tail.len();
+    let len = encoded.head().len() + encoded.tail.len();
     if encoded.block.is_some() || len > ARGUMENT_MAX || batch.len() + len + 3 > ARGUMENTS_MAX {
         return false;
     }
@@ -33,7 +33,7 @@ pub(crate) fn add(batch: &mut Vec<u8>, encoded: &Encoded<'_>) -> bool {
         batch.push(BATCH);
     }
     batch.extend_from_slice(&(len as u16).to_le_bytes());
-    batch.extend_from_slice(&encoded.head);
+    batch.extend_from_slice(encoded.head());
     batch.extend_from_slice(encoded.tail);
     true
 }
@@ -99,7 +99,7 @@ pub(crate) fn count(message: &[u8]) -> u64 {
 /// What stands before an outcome's encoding; `None` if it has to be the last one, with a head of [`last_head`].
 #[inline]
 pub(crate) fn head(status: u8, encoded: &Encoded<'_>) -> Option<[u8; 3]> {
-    let len = encoded.head.len() + encoded.tail.len();
+    let len = encoded.head().len() + encoded.tail.len();
     let short = u16::try_from(len).ok().filter(|len| *len != REST);
     let [a, b] = short.filter(|_| encoded.block.is_none())?.to_le_bytes();
     Some([status, a, b])
@@ -129,11 +129,7 @@ pub(crate) fn outcomes<'py>(
         };
         message = rest;
         let block = if len == REST { block.take() } else { None };
-        let value = match take(py, one, block) {
-            Taken::Object(value) => Ok(value),
-            later => finish(py, session, later),
-        };
-        each(status, value)?;
+        each(status, finish(py, session, take(py, one, block)))?;
     }
     if let Some(block) = block {
         let _ = session.free_block(block);

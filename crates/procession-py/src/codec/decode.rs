@@ -24,16 +24,13 @@ pub(crate) enum Taken<'py> {
     Object(Bound<'py, PyAny>),
     /// An encoding that is decoded without the guard, since that may run any Python code.
     Later(Bound<'py, PyBytes>, Option<u64>),
-    /// Nothing that we know.
-    Bad(PyErr),
 }
 
 /// For use under the guard: makes simple objects, copies the rest.
 #[inline]
 pub(crate) fn take<'py>(py: Python<'py>, bytes: &[u8], block: Option<u64>) -> Taken<'py> {
     match simple(py, bytes) {
-        Some(Ok(obj)) => Taken::Object(obj),
-        Some(Err(e)) => Taken::Bad(e),
+        Some(obj) => Taken::Object(obj),
         None => Taken::Later(PyBytes::new(py, bytes), block),
     }
 }
@@ -47,41 +44,41 @@ pub(super) fn malformed() -> PyErr {
     PyRuntimeError::new_err("a message has a form that this version of procession does not know")
 }
 
-/// One of the simple types; `None` if it is another.
+/// One of the simple types; `None` if it is another, or malformed.
 #[inline]
-pub(super) fn simple<'py>(py: Python<'py>, bytes: &[u8]) -> Option<PyResult<Bound<'py, PyAny>>> {
+pub(super) fn simple<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
     let (&tag, body) = bytes.split_first()?;
     Some(match tag {
-        INT => body
-            .try_into()
-            .map_err(|_| malformed())
-            .map(|b| PyInt::new(py, i64::from_le_bytes(b)).into_any()),
-        NONE => Ok(py.None().into_bound(py)),
-        TRUE => Ok(PyBool::new(py, true).to_owned().into_any()),
-        FALSE => Ok(PyBool::new(py, false).to_owned().into_any()),
-        FLOAT => body
-            .try_into()
-            .map_err(|_| malformed())
-            .map(|b| PyFloat::new(py, f64::from_le_bytes(b)).into_any()),
-        STR => std::str::from_utf8(body)
-            .map_err(|_| malformed())
-            .map(|s| PyString::new(py, s).into_any()),
-        BYTES => Ok(PyBytes::new(py, body).into_any()),
+        INT => PyInt::new(py, i64::from_le_bytes(body.try_into().ok()?)).into_any(),
+        NONE => py.None().into_bound(py),
+        TRUE => PyBool::new(py, true).to_owned().into_any(),
+        FALSE => PyBool::new(py, false).to_owned().into_any(),
+        FLOAT => PyFloat::new(py, f64::from_le_bytes(body.try_into().ok()?)).into_any(),
+        STR => PyString::new(py, std::str::from_utf8(body).ok()?).into_any(),
+        BYTES => PyBytes::new(py, body).into_any(),
         _ => return None,
     })
 }
 
 /// Finishes what [`take`] has begun, without any guard. The block is this process's.
+#[inline]
 pub(crate) fn finish<'py>(
     py: Python<'py>,
     session: &'static Session,
     taken: Taken<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (bytes, block) = match taken {
-        Taken::Object(obj) => return Ok(obj),
-        Taken::Bad(error) => return Err(error),
-        Taken::Later(bytes, block) => (bytes, block),
-    };
+    match taken {
+        Taken::Object(obj) => Ok(obj),
+        Taken::Later(bytes, block) => finish_later(py, session, &bytes, block),
+    }
+}
+
+fn finish_later<'py>(
+    py: Python<'py>,
+    session: &'static Session,
+    bytes: &Bound<'py, PyBytes>,
+    block: Option<u64>,
+) -> PyResult<Bound<'py, PyAny>> {
     let data = bytes.as_bytes();
     let Some((&tag, body)) = data.split_first() else {
         return Err(malformed());
@@ -91,12 +88,12 @@ pub(crate) fn finish<'py>(
         PICKLE => {
             let (count, _) = body.split_first_chunk::<4>().ok_or_else(malformed)?;
             let buffers = u32::from_le_bytes(*count) as usize;
-            let view = skip(py, &bytes, 5)?;
+            let view = skip(py, bytes, 5)?;
             loads_pickle(py, &view, block.map(|b| (session, b, buffers)))
         }
-        RAW => loads_pickle(py, &skip(py, &bytes, 1)?, None),
+        RAW => loads_pickle(py, &skip(py, bytes, 1)?, None),
         NDARRAY => ndarray::decode(py, session, body, block),
-        _ => simple(py, data).unwrap_or_else(|| Err(malformed())),
+        _ => simple(py, data).ok_or_else(malformed),
     }
 }
 

@@ -7,6 +7,7 @@ use procession_shm::Session;
 use procession_shm::arena::BlockOwner;
 use procession_shm::bundle::Part;
 use procession_shm::memory::Memory;
+use procession_shm::ring::Message;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
@@ -15,19 +16,26 @@ use super::repeated::Repeated;
 use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, bind, ndarray, pickler, small};
 use crate::errors;
 
-/// An encoded object, ready to be put. Its blocks are this process's until the message is committed.
+/// An object's encoding, ready to be put. Its blocks are this process's until the message is committed.
+///
+/// It is made where it stands: moving it just after it was written would cost more than writing it.
 pub(crate) struct Encoded<'a> {
-    /// The first bytes; the buffer is reused.
-    pub(crate) head: Vec<u8>,
-    /// What follows them, where it lies.
+    head: Scratch,
+    /// What follows the first bytes, where it lies.
     pub(crate) tail: &'a [u8],
     /// The block that goes along.
     pub(crate) block: Option<u64>,
     session: &'static Session,
 }
 
+/// A buffer that is used again and again, and known by its address: three words would be slow to take and give back.
+struct Scratch(Option<Box<Bytes>>);
+
+/// The bytes and where they end.
+struct Bytes(Vec<u8>);
+
 thread_local! {
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Option<Box<Bytes>>> = const { Cell::new(None) };
 }
 
 /// Larger texts and bytes are not copied together with their head.
@@ -35,116 +43,158 @@ const JOIN: usize = 1 << 10;
 /// Larger scratch buffers are not kept.
 const KEEP: usize = 1 << 20;
 
-impl Encoded<'_> {
+impl<'a> Encoded<'a> {
+    /// An encoding to be filled.
+    #[inline]
+    pub(crate) fn new(session: &'static Session) -> Self {
+        Self {
+            head: Scratch(SCRATCH.take()),
+            tail: &[],
+            block: None,
+            session,
+        }
+    }
+
     pub(super) fn session(&self) -> &'static Session {
         self.session
     }
 
+    /// The first bytes.
+    #[inline]
+    pub(crate) fn head(&self) -> &[u8] {
+        self.head.0.as_ref().map_or(&[], |bytes| &bytes.0)
+    }
+
+    /// To write to.
+    #[inline]
+    pub(super) fn head_mut(&mut self) -> &mut Vec<u8> {
+        self.head.bytes()
+    }
+
+    /// The message to be put.
+    #[inline]
+    pub(crate) fn message(&self) -> Message<'_> {
+        Message {
+            bytes: self.head(),
+            tail: self.tail,
+            block: self.block,
+        }
+    }
+
     /// The message was put: its blocks are not ours any more.
-    pub(crate) fn sent(mut self) {
+    #[inline]
+    pub(crate) fn sent(&mut self) {
         self.block = None;
+    }
+
+    /// An object's encoding, where a move more or less does not count.
+    pub(crate) fn of(
+        py: Python<'_>,
+        session: &'static Session,
+        obj: &'a Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let mut encoded = Self::new(session);
+        encoded.encode(py, obj)?;
+        Ok(encoded)
+    }
+
+    /// Encodes an object. What is borrowed from it must not change until the message is put.
+    #[inline]
+    pub(crate) fn encode(&mut self, py: Python<'_>, obj: &'a Bound<'_, PyAny>) -> PyResult<()> {
+        self.encode_item(py, obj, None)
+    }
+
+    /// Encodes one of many objects: a large buffer that several of them have in common is sent once.
+    #[inline]
+    pub(crate) fn encode_item(
+        &mut self,
+        py: Python<'_>,
+        obj: &'a Bound<'_, PyAny>,
+        repeated: Option<&Arc<Repeated>>,
+    ) -> PyResult<()> {
+        if self.scalar(py, obj) {
+            return Ok(());
+        }
+        self.encode_compound(py, obj, repeated)
+    }
+
+    fn encode_compound(
+        &mut self,
+        py: Python<'_>,
+        obj: &'a Bound<'_, PyAny>,
+        repeated: Option<&Arc<Repeated>>,
+    ) -> PyResult<()> {
+        if small::is_container(obj) {
+            if small::encode(py, obj, self.head_mut()) {
+                return Ok(());
+            }
+            self.head_mut().clear();
+        } else if !repeated.is_some_and(|r| r.is_whole(obj)) && ndarray::encode(py, obj, self)? {
+            return Ok(());
+        }
+        let buffers = repeated.map_or(Buffers::Own, |r| Buffers::Repeated(r.clone()));
+        self.pickle(py, obj, buffers)
+    }
+
+    /// Encodes an object that many processes will read: its large buffers are shared objects, sent once.
+    pub(crate) fn encode_shared(&mut self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.pickle(py, obj, Buffers::Shared)
+    }
+
+    /// Encodes one of the simple types, whose body may be lent; false if it is none.
+    #[inline]
+    pub(super) fn scalar(&mut self, py: Python<'_>, obj: &'a Bound<'_, PyAny>) -> bool {
+        scalar(py, obj, self.head.bytes(), Some(&mut self.tail))
+    }
+
+    pub(super) fn pickle(
+        &mut self,
+        py: Python<'_>,
+        obj: &Bound<'_, PyAny>,
+        buffers: Buffers,
+    ) -> PyResult<()> {
+        let session = self.session;
+        let pickle = pickler::dump(py, obj, Some((session, buffers)))?;
+        let mut parts = pickle.parts;
+        let head = self.head_mut();
+        head.push(PICKLE);
+        head.extend_from_slice(&(parts.len() as u32).to_le_bytes());
+        head.extend_from_slice(&pickle.bytes);
+        for handle in pickle.handles {
+            let at = session.make_ticket(&handle).map_err(errors::shm)?;
+            parts.push(Part { at, len: 8 });
+        }
+        self.block = bind(session, &parts)?;
+        Ok(())
     }
 }
 
 impl Drop for Encoded<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             let _ = self.session.free_block(block);
         }
-        let mut scratch = std::mem::take(&mut self.head);
-        if scratch.capacity() <= KEEP {
-            scratch.clear();
-            SCRATCH.set(scratch);
+    }
+}
+
+impl Scratch {
+    #[inline]
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.0.get_or_insert_with(|| Box::new(Bytes(Vec::new()))).0
+    }
+}
+
+impl Drop for Scratch {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(mut bytes) = self.0.take()
+            && bytes.0.capacity() <= KEEP
+        {
+            bytes.0.clear();
+            SCRATCH.set(Some(bytes));
         }
     }
-}
-
-/// An encoding to be filled.
-#[inline]
-pub(super) fn fresh<'a>(session: &'static Session) -> Encoded<'a> {
-    Encoded {
-        head: SCRATCH.take(),
-        tail: &[],
-        block: None,
-        session,
-    }
-}
-
-/// Encodes an object. What is borrowed from it must not change until the message is put.
-#[inline]
-pub(crate) fn encode<'a>(
-    py: Python<'_>,
-    session: &'static Session,
-    obj: &'a Bound<'_, PyAny>,
-) -> PyResult<Encoded<'a>> {
-    encode_item(py, session, obj, None)
-}
-
-/// Encodes one of many objects: a large buffer that several of them have in common is sent once.
-#[inline]
-pub(crate) fn encode_item<'a>(
-    py: Python<'_>,
-    session: &'static Session,
-    obj: &'a Bound<'_, PyAny>,
-    repeated: Option<&Arc<Repeated>>,
-) -> PyResult<Encoded<'a>> {
-    let mut out = fresh(session);
-    if scalar_with_tail(py, obj, &mut out) {
-        return Ok(out);
-    }
-    if small::is_container(obj) {
-        if small::encode(py, obj, &mut out.head) {
-            return Ok(out);
-        }
-        out.head.clear();
-    } else if !repeated.is_some_and(|r| r.is_whole(obj)) && ndarray::encode(py, obj, &mut out)? {
-        return Ok(out);
-    }
-    let buffers = repeated.map_or(Buffers::Own, |r| Buffers::Repeated(r.clone()));
-    pickled(py, obj, &mut out, buffers)?;
-    Ok(out)
-}
-
-/// Encodes an object that many processes will read: its large buffers are shared objects, sent once.
-pub(crate) fn encode_shared<'a>(
-    py: Python<'_>,
-    session: &'static Session,
-    obj: &'a Bound<'_, PyAny>,
-) -> PyResult<Encoded<'a>> {
-    let mut out = fresh(session);
-    pickled(py, obj, &mut out, Buffers::Shared)?;
-    Ok(out)
-}
-
-pub(super) fn pickled(
-    py: Python<'_>,
-    obj: &Bound<'_, PyAny>,
-    out: &mut Encoded<'_>,
-    buffers: Buffers,
-) -> PyResult<()> {
-    let session = out.session;
-    let pickle = pickler::dump(py, obj, Some((session, buffers)))?;
-    let mut parts = pickle.parts;
-    out.head.push(PICKLE);
-    out.head
-        .extend_from_slice(&(parts.len() as u32).to_le_bytes());
-    out.head.extend_from_slice(&pickle.bytes);
-    for handle in pickle.handles {
-        let at = session.make_ticket(&handle).map_err(errors::shm)?;
-        parts.push(Part { at, len: 8 });
-    }
-    out.block = bind(session, &parts)?;
-    Ok(())
-}
-
-/// Encodes one of the simple types, whose body may be lent; false if it is none.
-#[inline]
-pub(super) fn scalar_with_tail<'a>(
-    py: Python<'_>,
-    obj: &'a Bound<'_, PyAny>,
-    out: &mut Encoded<'a>,
-) -> bool {
-    scalar(py, obj, &mut out.head, Some(&mut out.tail))
 }
 
 /// Encodes a short object of one of the simple types, or a short container of such; false for all others, with `head` in any

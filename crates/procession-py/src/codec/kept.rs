@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use super::decode::{loads, malformed, simple, skip};
-use super::encode::{Encoded, fresh, pickled, scalar_with_tail};
+use super::encode::Encoded;
 use super::pickler::Buffers;
 use super::{DICT, LIST, NDARRAY, PICKLE, TUPLE, ndarray, small};
 use crate::buffer::BlockBuffer;
@@ -24,8 +24,6 @@ pub(crate) enum Kept<'py> {
     Later(Bound<'py, PyBytes>, Vec<Handle>),
     /// An encoding that is not copied yet.
     Pinned(Memory, Vec<Handle>),
-    /// Nothing that we know.
-    Bad(PyErr),
 }
 
 /// Encodes an object for a store.
@@ -34,19 +32,19 @@ pub(crate) fn encode_kept<'a>(
     session: &'static Session,
     obj: &'a Bound<'_, PyAny>,
 ) -> PyResult<Encoded<'a>> {
-    let mut out = fresh(session);
-    if scalar_with_tail(py, obj, &mut out) {
+    let mut out = Encoded::new(session);
+    if out.scalar(py, obj) {
         return Ok(out);
     }
     if small::is_container(obj) {
-        if small::encode(py, obj, &mut out.head) {
+        if small::encode(py, obj, out.head_mut()) {
             return Ok(out);
         }
-        out.head.clear();
+        out.head_mut().clear();
     } else if ndarray::encode_small(py, obj, &mut out)? {
         return Ok(out);
     }
-    pickled(py, obj, &mut out, Buffers::Shared)?;
+    out.pickle(py, obj, Buffers::Shared)?;
     Ok(out)
 }
 
@@ -56,7 +54,7 @@ pub(crate) fn store_value(
     session: &'static Session,
     obj: &Bound<'_, PyAny>,
 ) -> PyResult<Stored> {
-    let encoded = encode_kept(py, session, obj)?;
+    let mut encoded = encode_kept(py, session, obj)?;
     let stored = Stored::make(session, encoded.message()).map_err(errors::shm)?;
     encoded.sent();
     Ok(stored)
@@ -71,8 +69,7 @@ pub(crate) fn take_kept<'py>(
 ) -> Kept<'py> {
     match content {
         Content::Bytes(bytes) => match simple(py, bytes) {
-            Some(Ok(obj)) => Kept::Object(obj),
-            Some(Err(error)) => Kept::Bad(error),
+            Some(obj) => Kept::Object(obj),
             None => Kept::Later(PyBytes::new(py, bytes), handles),
         },
         Content::Pinned(memory) => Kept::Pinned(memory, handles),
@@ -83,14 +80,13 @@ pub(crate) fn take_kept<'py>(
 pub(crate) fn finish_kept<'py>(py: Python<'py>, kept: Kept<'py>) -> PyResult<Bound<'py, PyAny>> {
     let (bytes, handles) = match kept {
         Kept::Object(obj) => return Ok(obj),
-        Kept::Bad(error) => return Err(error),
         Kept::Later(bytes, handles) => (bytes, handles),
         Kept::Pinned(memory, handles) => {
             let session = memory.handle().session();
             let bytes = session.segment().bytes(memory.offset(), memory.len());
             let bytes = bytes.map_err(errors::corrupt)?;
             if let Some(done) = simple(py, bytes) {
-                return done;
+                return Ok(done);
             }
             (PyBytes::new(py, bytes), handles)
         }

@@ -28,7 +28,6 @@ use std::cell::RefCell;
 
 use procession_shm::bundle::Part;
 use procession_shm::objects::Handle;
-use procession_shm::ring::Message;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -36,7 +35,7 @@ use pyo3::types::PyBytes;
 use crate::{errors, life};
 
 pub(crate) use decode::{Taken, finish, loads_pickle, take, take_raw};
-pub(crate) use encode::{Encoded, encode, encode_item, encode_shared};
+pub(crate) use encode::Encoded;
 pub(crate) use kept::{Kept, encode_kept, finish_kept, store_value, take_kept};
 pub(crate) use repeated::Repeated;
 
@@ -120,15 +119,4 @@ pub(crate) fn loads<'py>(
     data: &Bound<'py, PyBytes>,
 ) -> PyResult<Bound<'py, PyAny>> {
     loads_pickle(py, data.as_any(), None)
-}
-
-impl Encoded<'_> {
-    /// The message to be put.
-    pub(crate) fn message(&self) -> Message<'_> {
-        Message {
-            bytes: &self.head,
-            tail: self.tail,
-            block: self.block,
-        }
-    }
 }

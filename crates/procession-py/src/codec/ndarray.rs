@@ -117,18 +117,18 @@ fn encode_if(
     if !view.is_c_contiguous() || !wanted(view.len_bytes()) {
         return Ok(false);
     }
-    out.head.push(NDARRAY);
-    out.head.push(code as u8);
-    out.head.push(shape.len() as u8);
+    let head = out.head_mut();
+    head.push(NDARRAY);
+    head.push(code as u8);
+    head.push(shape.len() as u8);
     for extent in shape.iter() {
-        out.head
-            .extend_from_slice(&extent.extract::<u64>()?.to_le_bytes());
+        head.extend_from_slice(&extent.extract::<u64>()?.to_le_bytes());
     }
     if view.len_bytes() >= OUT_OF_BAND {
         let session = out.session();
         out.block = Some(buffer::with_bytes(&view, |b| to_block(py, session, b))?.at);
     } else {
-        buffer::with_bytes(&view, |b| out.head.extend_from_slice(b));
+        buffer::with_bytes(&view, |b| out.head_mut().extend_from_slice(b));
     }
     Ok(true)
 }

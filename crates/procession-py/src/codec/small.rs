@@ -123,6 +123,7 @@ fn parts<'py>(
         let (item, after) = after.split_at_checked(len).ok_or_else(malformed)?;
         rest = after;
         simple(py, item)
+            .map(Ok)
             .or_else(|| decode_at(py, item, depth + 1))
             .unwrap_or_else(|| Err(malformed()))
     };

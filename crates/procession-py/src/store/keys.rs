@@ -102,7 +102,7 @@ impl<'a> Held<'a> {
 
     /// The key is in the map now, with what goes with it.
     pub(super) fn stored(&mut self) {
-        if let Some(shown) = self.shown.take() {
+        if let Some(mut shown) = self.shown.take() {
             shown.sent();
         }
     }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::{acquire, shared_object, unset};
-use crate::codec::{self, Taken};
+use crate::codec::{self, Encoded, Taken};
 use crate::{errors, life};
 
 /// The outcome of a call, told once by the process that made this and read by any number of others.
@@ -39,7 +39,7 @@ impl FutureCore {
     /// Tell the outcome: a result or an exception. False if it was told before.
     fn settle(&self, py: Python<'_>, returned: bool, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         let future = self.get()?;
-        let encoded = codec::encode(py, future.handle().session(), value)?;
+        let mut encoded = Encoded::of(py, future.handle().session(), value)?;
         let told = future
             .settle(returned, encoded.message())
             .map_err(errors::shm)?;
