@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use procession_sys::clock::{Deadline, now_ns};
 use procession_sys::futex;
+use procession_sys::process::times_preempted;
 
 use crate::crash_point;
 use crate::error::WaitError;
@@ -171,8 +172,9 @@ impl<'a> Wait<'a> {
             return Err(WaitError::TimedOut);
         }
         let lookout = self.lookout;
+        let begin = now_ns();
         if self.spins
-            && let Some(value) = spin(lookout, &mut || ready(self))?
+            && let Some(value) = spin(begin, lookout, &mut || ready(self))?
         {
             return Ok(value);
         }
@@ -188,6 +190,7 @@ impl<'a> Wait<'a> {
                 None => futex::wait(gate.word(), seq, slice),
             };
             if let Some(value) = ready(self)? {
+                learn(now_ns().saturating_sub(begin));
                 return Ok(value);
             }
             match slept {
@@ -233,7 +236,7 @@ pub fn notify_ordered(gate: &Gate, wake: Wake) {
     gate.notify_ordered(wake, futex::wake);
 }
 
-/// Who fell asleep last at a gate. It is the first to be woken: what it works with is still in the processor's caches, while
+/// Who of the first few fell asleep last at a gate. It is the first to be woken: what it works with is still in the processor's caches, while
 /// the kernel would wake the one who has slept longest. Only a hint; zero is a valid start.
 #[repr(C)]
 #[derive(Debug)]
@@ -246,27 +249,30 @@ pub struct LastSleeper {
 unsafe impl Shared for LastSleeper {}
 
 impl LastSleeper {
-    /// One of 32 names: who shares it may be woken instead.
-    fn name(number: u32) -> NonZeroU32 {
-        NonZeroU32::new(1 << (number % 32)).unwrap_or(NonZeroU32::MIN)
-    }
+    /// The kernel knows 32 names, and this one is for all who would have to share another: a sleeper that has its name in common
+    /// with the last one might be woken instead, and the two would take turns for ever.
+    const OTHERS: NonZeroU32 = NonZeroU32::new(1 << 31).unwrap();
 
     fn sleep(&self, gate: &Gate, seq: u32, slice: Duration, number: u32) -> futex::Woken {
-        let name = Self::name(number);
-        self.name.store(name.get(), Ordering::Relaxed);
+        let own = 1_u32.checked_shl(number).and_then(NonZeroU32::new);
+        let name = own.unwrap_or(Self::OTHERS);
+        if name != Self::OTHERS {
+            self.name.store(name.get(), Ordering::Relaxed);
+        }
         futex::wait_named(gate.word(), seq, slice, name)
     }
 
     /// Wakes one of those who sleep at `gate` (see [`Gate::notify`]).
     pub fn notify_one(&self, gate: &Gate) {
         gate.notify(Wake::One, |word, count| {
-            let last = NonZeroU32::new(self.name.load(Ordering::Relaxed)).filter(|_| count == 1);
-            if let Some(name) = last {
-                self.name.store(0, Ordering::Relaxed);
+            if count == 1
+                && let Some(name) = NonZeroU32::new(self.name.load(Ordering::Relaxed))
+            {
                 let woken = futex::wake_named(word, name);
                 if woken > 0 {
                     return woken;
                 }
+                self.name.store(0, Ordering::Relaxed);
             }
             futex::wake(word, count)
         });
@@ -274,18 +280,22 @@ impl LastSleeper {
 }
 
 const PAUSES: u32 = 128;
-/// A little longer than a wake-up across two processors takes. A shorter spin would never meet a peer that has to be woken,
+/// A little longer than a wake-up across two processors usually takes. A shorter spin would never meet a peer that has to be woken,
 /// and two peers that both sleep would go on waking each other for ever, where both could spin.
 const SPIN_NS: u64 = 60_000;
+/// Where wake-ups take longer, as on a virtual machine whose host is busy, a thread spins so long at most.
+const LONGEST_SPIN_NS: u64 = 250_000;
 
 /// Who gives the processor away and gets it back only so much later shares it with others that have work to do.
 const CROWDED_NS: u64 = 250_000;
 /// How many waits then go without spinning: at first, and at most if it is so again and again.
-const CROWDED_WAITS: std::ops::Range<u32> = 64..16_384;
+const CROWDED_WAITS: std::ops::Range<u32> = 64..2_048;
 
 thread_local! {
     /// How often in a row spinning was in vain; saturates. Spinning pauses while it is high.
     static VAIN: Cell<u32> = const { Cell::new(0) };
+    /// How long to spin.
+    static SPIN: Cell<u64> = const { Cell::new(SPIN_NS) };
     /// Waits to come that do not spin, as there are more threads to run than processors.
     static CROWDED: Cell<u32> = const { Cell::new(0) };
     /// How many those were the last time.
@@ -301,6 +311,7 @@ thread_local! {
 /// Where other programs keep all processors busy, giving one away costs a whole time slice of theirs, while a sleeper that is
 /// woken gets it at once: there a thread stops spinning, for longer each time that it finds this to be so.
 fn spin<T>(
+    begin: u64,
     lookout: Option<&Lookout>,
     ready: &mut impl FnMut() -> Result<Option<T>, WaitError>,
 ) -> Result<Option<T>, WaitError> {
@@ -318,17 +329,18 @@ fn spin<T>(
         return Ok(None);
     }
     let pauses = if single_cpu() { 0 } else { PAUSES };
-    let begin = now_ns();
+    let until = begin + SPIN.get();
     let _kept = match lookout {
         // One who looks is enough, and the others would only take its processor.
-        Some(lookout) if !lookout.begin(begin, begin + SPIN_NS) => return Ok(None),
+        Some(lookout) if !lookout.begin(begin, until) => return Ok(None),
         Some(lookout) => {
             crash_point!("board.lookout.begun");
-            Some(Kept(lookout, begin + SPIN_NS))
+            Some(Kept(lookout, until))
         }
         None => None,
     };
     let mut before = begin;
+    let mut preempted = 0;
     for turn in 0.. {
         if turn < pauses {
             std::hint::spin_loop();
@@ -336,16 +348,20 @@ fn spin<T>(
                 continue;
             }
         } else {
+            if turn == pauses {
+                preempted = times_preempted();
+            }
             std::thread::yield_now();
             let now = now_ns();
-            if now.saturating_sub(before) > CROWDED_NS {
+            // The host of a virtual machine may also have taken the processor, which says nothing of other programs here.
+            if now.saturating_sub(before) > CROWDED_NS && times_preempted() != preempted {
                 let waits = CROWDED_LAST.get().saturating_mul(2);
                 let waits = waits.clamp(CROWDED_WAITS.start, CROWDED_WAITS.end);
                 CROWDED_LAST.set(waits);
                 CROWDED.set(waits);
                 return ready();
             }
-            if now.saturating_sub(begin) > SPIN_NS {
+            if now > until {
                 break;
             }
             before = now;
@@ -358,6 +374,16 @@ fn spin<T>(
     }
     VAIN.set(vain.wrapping_add(1));
     Ok(None)
+}
+
+/// What this thread slept for came so long after it began to wait. Had it spun only a little longer, it would not have slept, nor
+/// had to be woken; where it would have been much longer, spinning is in vain.
+fn learn(waited: u64) {
+    SPIN.set(if waited < LONGEST_SPIN_NS {
+        SPIN.get().max(waited + waited / 4).min(LONGEST_SPIN_NS)
+    } else {
+        SPIN_NS
+    });
 }
 
 /// Ends a lookout however the spin ends.
@@ -380,4 +406,74 @@ pub fn may_spin() -> bool {
 fn single_cpu() -> bool {
     static ONE: OnceLock<bool> = OnceLock::new();
     *ONE.get_or_init(|| procession_sys::limits::cpus() < 2)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// One who sleeps at a gate again and again.
+    #[derive(Default)]
+    struct Sleeper {
+        thread: AtomicU32,
+        wakes: AtomicU32,
+        over: AtomicBool,
+    }
+
+    impl Sleeper {
+        fn run(&self, gate: &Gate, last: &LastSleeper, number: u32) {
+            let thread = procession_sys::ident::thread_id();
+            self.thread.store(thread, Ordering::SeqCst);
+            while !self.over.load(Ordering::SeqCst) {
+                let seq = gate.prepare();
+                if last.sleep(gate, seq, Duration::from_secs(60), number) == futex::Woken::Woken {
+                    self.wakes.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+
+        /// Waits until it sleeps, having been woken so often.
+        fn expect(&self, wakes: u32) {
+            let begun = Instant::now();
+            loop {
+                let thread = self.thread.load(Ordering::SeqCst);
+                let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+                let asleep = stat.is_ok_and(|s| s.rsplit(") ").next().unwrap().starts_with('S'));
+                if asleep && self.wakes.load(Ordering::SeqCst) == wakes {
+                    return;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(30), "not woken");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn who_fell_asleep_last_is_woken_each_time_however_many_sleep() {
+        let gate = Gate::new();
+        let last = LastSleeper {
+            name: AtomicU32::new(0),
+            pad: AtomicU32::new(0),
+        };
+        // The first one has slept longer, and there is no name for it that the other could not have as well.
+        let sleepers = [(35, Sleeper::default()), (3, Sleeper::default())];
+        std::thread::scope(|scope| {
+            for (number, sleeper) in &sleepers {
+                scope.spawn(|| sleeper.run(&gate, &last, *number));
+                sleeper.expect(0);
+            }
+            for round in 1..=3 {
+                last.notify_one(&gate);
+                sleepers[1].1.expect(round);
+            }
+            sleepers[0].1.expect(0);
+            for (_, sleeper) in &sleepers {
+                sleeper.over.store(true, Ordering::SeqCst);
+            }
+            notify(&gate, Wake::All);
+        });
+    }
 }

@@ -114,6 +114,18 @@ impl From<OwnedFd> for PidFd {
     }
 }
 
+/// How often the calling thread had to give its processor to another one of this system, while it could have gone on. A processor
+/// that a virtual machine's host took away is not counted.
+pub fn times_preempted() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call writes one such struct, and zeroes are a valid one should it fail.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    usage.ru_nivcsw as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -162,8 +162,11 @@ impl Board {
         let several = if end - first > 1 { RANGED } else { 0 };
         body.count(&mut txn, ledger, BUSY | several);
         crash_point!("board.claim.filled");
-        txn.commit();
+        txn.checkpoint();
         crash_point!("board.claim.committed");
+        // Nobody need be woken for a job of which all is claimed.
+        slot.unclaimed(body, 1 << job.slot());
+        drop(txn);
         // There may be work for one more: wake-ups are handed on.
         if body.work.has_sleepers() && body.needs_one_more() {
             body.wake_worker();
@@ -271,18 +274,9 @@ fn find_queued(
         if spare && slot.is_quick() {
             continue;
         }
-        let cursor = slot.cursor.load(Ordering::Relaxed);
-        let mut fed = slot.fed.load(Ordering::Acquire);
-        if cursor >= fed {
-            // The owner sets the bit after `fed`; whoever clears it looks once more.
-            body.ready.fetch_and(!bit, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            fed = slot.fed.load(Ordering::Acquire);
-            if cursor >= fed {
-                continue;
-            }
-            body.ready.fetch_or(bit, Ordering::SeqCst);
-        }
+        let Some((cursor, fed)) = slot.unclaimed(body, bit) else {
+            continue;
+        };
         let Some(job) = JobId::from_word(slot.id.load(Ordering::Acquire)) else {
             continue;
         };
@@ -299,6 +293,30 @@ fn find_queued(
         });
     }
     None
+}
+
+impl JobSlot {
+    /// The items that nobody has claimed yet: from where to where. If there are none, the job is not ready any more; its bit is
+    /// only a hint, but others are woken for it.
+    fn unclaimed(&self, body: &BoardBody, bit: u64) -> Option<(u64, u64)> {
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        let fed = self.fed.load(Ordering::Acquire);
+        if cursor < fed {
+            return Some((cursor, fed));
+        }
+        if body.ready.load(Ordering::Relaxed) & bit == 0 {
+            return None;
+        }
+        // The owner sets the bit after `fed`; whoever clears it looks once more.
+        body.ready.fetch_and(!bit, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let fed = self.fed.load(Ordering::Acquire);
+        if cursor >= fed {
+            return None;
+        }
+        body.ready.fetch_or(bit, Ordering::SeqCst);
+        Some((cursor, fed))
+    }
 }
 
 /// How many of `left` items one worker claims: about as many as take [`CLAIM_NS`], and never so many that others would be

@@ -302,6 +302,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_woken_for_a_job_that_is_all_claimed() {
+        let (board, job, mut seats) = board(2);
+        job.slot.quickest.store(0, Ordering::Relaxed);
+        for _ in 0..100 {
+            assert!(board.body.needs_one_more());
+            assert!(gets_a_task(&mut seats[0]));
+            finish(&mut seats[0]);
+        }
+        assert!(!board.body.needs_one_more() && !board.has_work());
+    }
+
+    #[test]
     fn a_dead_worker_is_not_busy() {
         let (board, _job, mut seats) = board(2);
         assert!(gets_a_task(&mut seats[0]));
