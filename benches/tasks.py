@@ -77,7 +77,10 @@ def round_trips(library: str, pause: float, count: int, pick: float, limit: floa
 
 
 def efficiency(library: str) -> float:
-    """How much of the processors a map uses: 1 is what two cores can do at best."""
+    """How much of the processors a map uses: 1 is what two cores can do at best.
+
+    Each map stands between two measurements of one process alone, as the processors' speed changes.
+    """
     cores = len(os.sched_getaffinity(0))
     items = [150_000] * (16 * cores)
 
@@ -87,15 +90,22 @@ def efficiency(library: str) -> float:
             compute(item)
         return now() - began
 
+    def parallel() -> float:
+        began = now()
+        pool.map(compute, items, 1)
+        return now() - began
+
     pool = workers_of(library, cores)
     pool.map(compute, [1000] * 20 * cores, 1)
-    first = serial()
-    began = now()
-    pool.map(compute, items, 1)
-    parallel = now() - began
-    second = serial()
+    shares = []
+    before = serial()
+    for _ in range(5):
+        both = parallel()
+        after = serial()
+        shares.append((before + after) / 2 / cores / both)
+        before = after
     pool.end()
-    return (first + second) / 2 / cores / parallel
+    return statistics.median(shares)
 
 
 def _map_row(
