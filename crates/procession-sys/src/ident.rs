@@ -60,6 +60,11 @@ fn start_time(pid: u32) -> Option<u64> {
     stat(pid).ok().flatten().map(|s| s.1)
 }
 
+/// Is a process asleep, so that its processor is free for others? Also if that cannot be told.
+pub fn is_asleep(pid: u32) -> bool {
+    !matches!(stat(pid), Ok(Some(('R', _))))
+}
+
 /// State and start time; `None` if there is no such process, an error if that cannot be told.
 fn stat(pid: u32) -> Result<Option<(char, u64)>, procfs::ProcError> {
     let Ok(pid) = i32::try_from(pid) else {
@@ -80,6 +85,29 @@ fn stat(pid: u32) -> Result<Option<(char, u64)>, procfs::ProcError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_reads_a_pipe_is_asleep_and_who_computes_is_not() {
+        let run = |program: &str| {
+            let mut command = std::process::Command::new("sh");
+            command
+                .arg("-c")
+                .arg(program)
+                .stdin(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        };
+        for (program, asleep) in [("read x", true), ("while :; do :; done", false)] {
+            let mut child = run(program);
+            let mut tries = 0;
+            while is_asleep(child.id()) != asleep {
+                tries += 1;
+                assert!(tries < 10_000, "{program}");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
 
     #[test]
     fn we_are_alive_and_another_start_time_is_not_us() {

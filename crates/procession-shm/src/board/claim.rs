@@ -131,6 +131,7 @@ impl Board {
                 end: ledger.end.load(Ordering::Relaxed),
             });
         let own = ledger.counted.load(Ordering::Relaxed) & BUSY;
+        let watching = spare;
         let spare = body.is_full(own, spare);
         let offer = match kept {
             Some(offer) => Some(offer),
@@ -140,6 +141,7 @@ impl Board {
                     Some(offer) => Some(offer),
                     None => match find_queued(session, body, &mut txn, (after, most, spare)) {
                         Some(offer) => Some(offer),
+                        None if body.is_well_manned(watching) => None,
                         None => find_slow(session, body, &mut txn, most)?,
                     },
                 },

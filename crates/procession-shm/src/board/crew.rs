@@ -1,9 +1,11 @@
 //! How many workers are awake.
 //!
 //! More of them than processors do not make quick items any faster: they wake each other up and push each other off. So
-//! no more workers are busy with quick items than there are processors, however many a pool has. What waits may be slow, or
-//! sleep, though, and then the others have to come to help. Nobody who works can see to that; so while something is left, one
+//! no more workers are busy with quick items than there are processors, however many a pool has. One of them may sleep in an
+//! item, though, and then the others have to come to help. Nobody who works can see to that; so while something is left, one
 //! of those who have nothing *keeps the watch*: it looks every [`LOOK_AGAIN`] who is stuck, and has two more woken for each.
+//! Who has been at an item for long but runs, or could if it had a processor, is not stuck: with more workers awake it would
+//! have to wait for one even longer.
 //!
 //! Nothing here is needed for anything to be right. If the one who keeps the watch is killed its word runs out after
 //! [`WATCH_NS`]; a wake-up that is missing then costs a slice of somebody's sleep.
@@ -11,6 +13,7 @@
 use std::time::Duration;
 
 use procession_sys::clock::now_ns;
+use procession_sys::ident::is_asleep;
 
 use crate::crash_point;
 use crate::guard::Txn;
@@ -25,6 +28,8 @@ use super::{Board, add};
 pub(super) const SLOW_NS: u64 = 1_000_000;
 /// A call that takes less is over before somebody else is awake.
 const QUICK_NS: u64 = 50_000;
+/// Who has been at an item for so long is stuck in any case: it may be a thread of its process that cannot be seen from here.
+const STUCK_NS: u64 = 50_000_000;
 /// How often the one who keeps the watch looks.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// For how long it says that it will.
@@ -80,6 +85,14 @@ impl BoardBody {
     /// Should one more worker be woken, to take something or to keep the watch?
     pub(super) fn needs_one_more(&self) -> bool {
         self.may_claim(false) || self.may_have_work() && !self.watch.is_kept(now_ns)
+    }
+
+    /// Is nobody stuck, and enough workers busy? Then even the rest of a slow range is best left to its worker. For `strict` see
+    /// [`BoardBody::is_full`].
+    pub(super) fn is_well_manned(&self, strict: bool) -> bool {
+        self.crew.load(Ordering::Relaxed) <= self.cpus.load(Ordering::Relaxed).max(1)
+            && self.watch.is_kept(now_ns)
+            && self.is_full(0, strict)
     }
 
     /// Notes whether a worker is busy, and whether it has a range of several items.
@@ -141,17 +154,23 @@ impl Seat {
 
     /// Has workers woken for those who are stuck. To be called every [`LOOK_AGAIN`] by the one who keeps the watch.
     pub fn look_after_others(&self) {
+        self.look_after(is_asleep);
+    }
+
+    fn look_after(&self, is_asleep: impl Fn(u32) -> bool) {
         let body = self.board.body;
         let now = now_ns();
-        let slow = body
+        let stuck = body
             .all_ledgers(self.board.session())
             .filter(|(_, l)| {
-                l.state.load(Ordering::Relaxed) == LIVE
-                    && l.job.load(Ordering::Relaxed) != 0
-                    && now.saturating_sub(l.since_ns.load(Ordering::Relaxed)) >= SLOW_NS
+                let busy =
+                    l.state.load(Ordering::Relaxed) == LIVE && l.job.load(Ordering::Relaxed) != 0;
+                let ns = now.saturating_sub(l.since_ns.load(Ordering::Relaxed));
+                let is_stuck = || ns >= STUCK_NS || is_asleep(l.pid.load(Ordering::Relaxed) as u32);
+                busy && ns >= SLOW_NS && is_stuck()
             })
             .count() as u64;
-        let crew = body.cpus.load(Ordering::Relaxed).max(1) + 2 * slow;
+        let crew = body.cpus.load(Ordering::Relaxed).max(1) + 2 * stuck;
         body.crew.store(crew, Ordering::Relaxed);
         for _ in body.busy.load(Ordering::Relaxed)..crew {
             if !body.may_have_work() || !body.work.has_sleepers() {
@@ -193,7 +212,7 @@ mod tests {
     use std::sync::OnceLock;
 
     use super::super::{Board, JobOptions, Next, OwnedJob, Seat};
-    use super::{QUICK_NS, SLOW_NS};
+    use super::{QUICK_NS, SLOW_NS, STUCK_NS};
     use crate::primitive::Ordering;
     use crate::ring::Message;
     use crate::session::Session;
@@ -268,18 +287,35 @@ mod tests {
         assert!(seats[1].is_unwatched() && seats[1].keep_watch());
         assert!(!seats[2].is_unwatched() && !seats[2].keep_watch());
         // Nobody is stuck.
-        seats[1].look_after_others();
+        seats[1].look_after(|_| true);
         assert!(!gets_a_task(&mut seats[2]));
         // Two more for one who is.
         make_slow(&seats[0]);
-        seats[1].look_after_others();
+        seats[1].look_after(|_| true);
         assert!(gets_a_task(&mut seats[2]));
         assert!(gets_a_task(&mut seats[3]));
         // All the others are busy, so it may work itself, and the watch is free.
         make_slow(&seats[2]);
-        seats[1].look_after_others();
+        seats[1].look_after(|_| true);
         assert!(gets_a_task(&mut seats[1]));
         assert!(!board.body.watch.is_kept(|| 0));
+    }
+
+    #[test]
+    fn who_computes_for_long_is_not_stuck() {
+        let (board, _job, mut seats) = board(3);
+        assert!(gets_a_task(&mut seats[0]));
+        assert!(seats[1].keep_watch());
+        make_slow(&seats[0]);
+        seats[1].look_after(|_| false);
+        assert!(!gets_a_task(&mut seats[2]));
+        assert!(board.body.is_well_manned(true));
+        // Not for ever: it may be that this cannot be seen.
+        let since = &seats[0].ledger.since_ns;
+        since.store(since.load(Ordering::Relaxed) - STUCK_NS, Ordering::Relaxed);
+        seats[1].look_after(|_| false);
+        assert!(!board.body.is_well_manned(true));
+        assert!(gets_a_task(&mut seats[2]));
     }
 
     #[test]
@@ -288,7 +324,7 @@ mod tests {
         assert!(gets_a_task(&mut seats[0]));
         assert!(seats[1].keep_watch());
         make_slow(&seats[0]);
-        seats[1].look_after_others();
+        seats[1].look_after(|_| true);
         // It was killed, say; what it allowed ends with its watch.
         board.body.watch.end(seats[1].watch);
         assert!(!board.may_claim(false));
