@@ -42,8 +42,8 @@ class OwnerDiedError(context.ProcessError):
 class _Shared:
     """What all of these have in common: a context, and how they are passed on.
 
-    The classes with quick methods keep their few attributes in slots: CPython 3.13 finds the methods
-    of an object with a native base faster as long as the object has no dictionary.
+    The classes with quick methods keep their few attributes in slots: CPython 3.13 finds the
+    methods of an object with a native base faster as long as the object has no dictionary.
     """
 
     _is_fork_ctx: bool

@@ -6,8 +6,9 @@ import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
 
-import procession as mp
 import pytest
+
+import procession as mp
 from procession import _native, connection, queues, synchronize
 
 if TYPE_CHECKING:
