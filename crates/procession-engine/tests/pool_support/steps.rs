@@ -72,8 +72,12 @@ pub(crate) const ARRIVING: Steps = &[
 /// What a worker does that has its limit of tasks behind it.
 pub(crate) const LEAVING: Steps = &[("board.leave.filled", 1), ("board.leave.committed", 1)];
 
-/// What a worker does that has no work.
-pub(crate) const LOOKING_OUT: Steps = &[("board.lookout.begun", 1), ("board.lookout.ended", 1)];
+/// What a worker does that has no work, and then gets items one by one.
+pub(crate) const LOOKING_OUT: Steps = &[
+    ("board.lookout.begun", 1),
+    ("board.lookout.ended", 1),
+    ("board.claim.taken_back", 3),
+];
 
 /// What a worker does while others are busy.
 pub(crate) const WATCHING: Steps = &[("board.watch.kept", 1), ("board.watch.ended", 1)];

@@ -311,6 +311,7 @@ impl JobSlot {
         }
         // The owner sets the bit after `fed`; whoever clears it looks once more.
         body.ready.fetch_and(!bit, Ordering::SeqCst);
+        crash_point!("board.claim.taken_back");
         fence(Ordering::SeqCst);
         let fed = self.fed.load(Ordering::Acquire);
         if cursor >= fed {
