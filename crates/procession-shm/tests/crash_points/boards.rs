@@ -424,7 +424,17 @@ pub(crate) fn worker(world: &World) {
                         .until(board.work(), || {
                             Ok((board.has_work() || board.has_ended()).then_some(()))
                         })
-                        .unwrap();
+                        .unwrap_or_else(|error| {
+                            let members = world.session.slots();
+                            panic!(
+                                "{error}: the board of {:?} with {:?}, in a session of {:?}",
+                                board.handle(),
+                                board.seated().collect::<Vec<_>>(),
+                                members
+                                    .map(|(n, slot)| (n, slot.state(), slot.process_id()))
+                                    .collect::<Vec<_>>(),
+                            )
+                        });
                 }
             }
         }
