@@ -236,8 +236,8 @@ pub fn notify_ordered(gate: &Gate, wake: Wake) {
     gate.notify_ordered(wake, futex::wake);
 }
 
-/// Who of the first few fell asleep last at a gate. It is the first to be woken: what it works with is still in the processor's caches, while
-/// the kernel would wake the one who has slept longest. Only a hint; zero is a valid start.
+/// Who of the first few fell asleep last at a gate. It is the first to be woken: what it works with is still in the
+/// processor's caches, while the kernel would wake the one who has slept longest. Only a hint; zero is a valid start.
 #[repr(C)]
 #[derive(Debug)]
 pub struct LastSleeper {
@@ -280,8 +280,8 @@ impl LastSleeper {
 }
 
 const PAUSES: u32 = 128;
-/// A little longer than a wake-up across two processors usually takes. A shorter spin would never meet a peer that has to be woken,
-/// and two peers that both sleep would go on waking each other for ever, where both could spin.
+/// A little longer than a wake-up across two processors usually takes. A shorter spin would never meet a peer that has to be
+/// woken, and two peers that both sleep would go on waking each other for ever, where both could spin.
 const SPIN_NS: u64 = 60_000;
 /// Where wake-ups take longer, as on a virtual machine whose host is busy, a thread spins so long at most.
 const LONGEST_SPIN_NS: u64 = 250_000;

@@ -131,17 +131,16 @@ impl Board {
                 end: ledger.end.load(Ordering::Relaxed),
             });
         let own = ledger.counted.load(Ordering::Relaxed) & BUSY;
-        let watching = spare;
-        let spare = body.is_full(own, spare);
+        let is_full = body.is_full(own, spare);
         let offer = match kept {
             Some(offer) => Some(offer),
             None => match find_requeued(session, body, &mut txn)? {
                 Some(offer) => Some(offer),
                 None => match find_orphan(session, body, &mut txn, most) {
                     Some(offer) => Some(offer),
-                    None => match find_queued(session, body, &mut txn, (after, most, spare)) {
+                    None => match find_queued(session, body, &mut txn, (after, most, is_full)) {
                         Some(offer) => Some(offer),
-                        None if body.is_well_manned(watching) => None,
+                        None if body.is_well_manned(spare) => None,
                         None => find_slow(session, body, &mut txn, most)?,
                     },
                 },
@@ -259,12 +258,12 @@ fn find_orphan(
     None
 }
 
-/// Items that nobody has claimed yet, of the jobs in turn; not those of quick jobs for a worker that is `spare`.
+/// Items that nobody has claimed yet, of the jobs in turn; not those of quick jobs if as many workers as are of use `is_full`.
 fn find_queued(
     session: &'static Session,
     body: &'static BoardBody,
     txn: &mut Txn<'_>,
-    (after, most, spare): (usize, u64, bool),
+    (after, most, is_full): (usize, u64, bool),
 ) -> Option<Offer> {
     for turn in 1..=JOBS {
         let number = (after + turn) % JOBS;
@@ -273,7 +272,7 @@ fn find_queued(
             continue;
         }
         let slot = &body.jobs[number];
-        if spare && slot.is_quick() {
+        if is_full && slot.is_quick() {
             continue;
         }
         let Some((cursor, fed)) = slot.unclaimed(body, bit) else {

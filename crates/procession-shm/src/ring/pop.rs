@@ -39,6 +39,7 @@ impl Port<'_> {
             }
             // Whoever takes the guard after us sees what we saw, and what was put before it.
             body.tail_seen.store(tail, Ordering::Relaxed);
+            crash_point!("ring.pop.seen");
         }
         let first = body.head_segment.load(Ordering::Relaxed);
         let mut segment = first;

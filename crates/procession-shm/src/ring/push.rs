@@ -144,6 +144,7 @@ impl Port<'_> {
         if end.saturating_sub(at) <= need {
             mark = (session.segment().at::<AtomicU64>(segment)?).load(Ordering::Acquire);
             body.mark_seen.store(mark, Ordering::Relaxed);
+            crash_point!("ring.push.seen");
         }
         if at > size || mark > size {
             return Err(Corrupt("a ring's position lies outside its segment").into());
