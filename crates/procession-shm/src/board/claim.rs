@@ -258,7 +258,7 @@ fn find_orphan(
     None
 }
 
-/// Items that nobody has claimed yet, of the jobs in turn; not those of quick jobs if as many workers as are of use `is_full`.
+/// Items that nobody has claimed yet, of the jobs in turn; not those of quick jobs if the crew `is_full`.
 fn find_queued(
     session: &'static Session,
     body: &'static BoardBody,
