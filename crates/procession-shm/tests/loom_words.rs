@@ -134,6 +134,12 @@ impl Crew {
         })
     }
 
+    /// Somebody who publishes an item.
+    fn owner(crew: &Arc<Self>) -> thread::JoinHandle<()> {
+        let crew = crew.clone();
+        thread::spawn(move || crew.publish())
+    }
+
     /// As `OwnedJob::publish` and `BoardBody::needs_one_more`: nobody is woken while the crew is full and watched.
     fn publish(&self) {
         self.items.fetch_add(1, Ordering::Release);
@@ -150,10 +156,7 @@ fn what_a_full_crew_is_not_woken_for_is_seen_by_who_leaves_it() {
     loom::model(|| {
         let crew = Crew::new();
         assert!(crew.watch.begin(0, 1));
-        let owner = thread::spawn({
-            let crew = crew.clone();
-            move || crew.publish()
-        });
+        let owner = Crew::owner(&crew);
         let took = take(&crew.items);
         crew.busy.store(0, Ordering::Relaxed);
         if took.is_none() {
@@ -169,10 +172,7 @@ fn what_a_watched_crew_is_not_woken_for_is_seen_by_who_kept_the_watch() {
     loom::model(|| {
         let crew = Crew::new();
         assert!(crew.watch.begin(0, 1));
-        let owner = thread::spawn({
-            let crew = crew.clone();
-            move || crew.publish()
-        });
+        let owner = Crew::owner(&crew);
         crew.watch.end(1);
         crew.place.until(|| take(&crew.items));
         owner.join().unwrap();
@@ -186,10 +186,7 @@ fn who_leaves_a_crew_too_late_misses_what_it_was_not_woken_for() {
     loom::model(|| {
         let crew = Crew::new();
         assert!(crew.watch.begin(0, 1));
-        let owner = thread::spawn({
-            let crew = crew.clone();
-            move || crew.publish()
-        });
+        let owner = Crew::owner(&crew);
         crew.place.until(|| {
             let took = take(&crew.items);
             crew.busy.store(0, Ordering::Relaxed);
