@@ -23,6 +23,12 @@ CONSOLE = [
     "assert ('procession' in sys.modules) == (sys.argv[1] == 'run'); sys.exit(code)",
 ]
 
+_INSTALLED = Path(sys.executable).with_name("procession")
+_SOURCE = Path(__file__).resolve().parents[2] / "python/wheel-data/scripts/procession"
+
+#: The script itself: as it is installed, or else (without a wheel) the file that it is made of.
+SCRIPT = [str(_INSTALLED)] if _INSTALLED.exists() else [sys.executable, str(_SOURCE)]
+
 #: Prints all that a program can see of how it was started.
 NOSY = """\
 import json, sys
@@ -209,7 +215,7 @@ def test_ps_shows_who_waits_for_whom(
     assert seen(str(kids[0]))[0]["id"] == session["id"]
     assert [found["id"] for found in seen()].count(session["id"]) == 1
 
-    for command in (MAIN, CONSOLE):
+    for command in (MAIN, CONSOLE, SCRIPT):
         table = ran([*command, "ps", str(pid)], Path.cwd())
         assert (table.returncode, table.stderr) == (0, "")
         assert "kid-1" in table.stdout
@@ -217,9 +223,10 @@ def test_ps_shows_who_waits_for_whom(
 
 
 def test_ps_says_why_there_is_nothing_to_see() -> None:
-    gone = ran([*MAIN, "ps", "4294967295"], Path.cwd())
-    assert (gone.returncode, gone.stdout) == (1, "")
-    assert gone.stderr == "procession: there is no process 4294967295\n"
+    for command in (MAIN, SCRIPT):
+        gone = ran([*command, "ps", "4294967295"], Path.cwd())
+        assert (gone.returncode, gone.stdout) == (1, "")
+        assert gone.stderr == "procession: there is no process 4294967295\n"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         none = ran([*MAIN, "ps", str(other.pid)], Path.cwd())
         other.communicate(b"\n", timeout=60)
@@ -228,10 +235,16 @@ def test_ps_says_why_there_is_nothing_to_see() -> None:
     assert "does not belong to a procession session" in none.stderr
 
 
-def test_the_console_script_runs_programs_too() -> None:
-    usage = ran([*CONSOLE, "run", "--help"], Path.cwd())
-    assert (usage.returncode, usage.stderr) == (0, "")
-    assert usage.stdout == ran([*MAIN, "run", "--help"], Path.cwd()).stdout
+def test_the_console_script_runs_programs_too(programs: Path) -> None:
+    for command in (CONSOLE, SCRIPT):
+        usage = ran([*command, "run", "--help"], Path.cwd())
+        assert (usage.returncode, usage.stderr) == (0, "")
+        assert usage.stdout == ran([*MAIN, "run", "--help"], Path.cwd()).stdout
+    # To its orderly end, which a look does without.
+    program = programs / "last_words.py"
+    program.write_text("import atexit\natexit.register(print, 'goodbye')\nraise SystemExit(7)\n")
+    spoken = ran([*SCRIPT, "run", str(program)], programs)
+    assert (spoken.returncode, spoken.stdout, spoken.stderr) == (7, "goodbye\n", "")
 
 
 def test_watching_goes_on_until_interrupted(busy: tuple[int, list[int]]) -> None:
