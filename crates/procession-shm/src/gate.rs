@@ -95,7 +95,8 @@ impl Gate {
 
     /// Does anybody (perhaps) sleep here?
     pub fn has_sleepers(&self) -> bool {
-        self.sleepers.load(Ordering::Relaxed) != 0
+        // `SeqCst`, so that it can stand in step A after a `SeqCst` operation.
+        self.sleepers.load(Ordering::SeqCst) != 0
     }
 }
 

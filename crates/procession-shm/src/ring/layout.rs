@@ -26,7 +26,7 @@ pub struct RingBody {
     pub(super) tail_size: AtomicU64,
     /// Its read mark, as a writer last saw it.
     pub(super) mark_seen: AtomicU64,
-    /// Bytes ever put; for the limit and for tools. A death may leave it off by a message, until the ring is empty.
+    /// Bytes ever put; for the limit and for tools. A death may leave it off by a message: see [`RingBody::bytes_before`].
     pub(super) bytes_in: AtomicU64,
     pad_put: [AtomicU64; 7],
     pub(super) get: Guard,
@@ -166,6 +166,16 @@ impl RingBody {
         self.bytes_in
             .load(Ordering::Relaxed)
             .saturating_sub(self.bytes_out.load(Ordering::Relaxed))
+    }
+
+    /// Bytes ever put, to be counted on from here, for a writer that has the guard. Where there is a limit, what deaths have left
+    /// is forgotten whenever the ring is empty: it would add up.
+    pub(super) fn bytes_before(&self) -> u64 {
+        if self.max_bytes.load(Ordering::Relaxed) != 0 && self.is_empty() {
+            self.bytes_out.load(Ordering::Relaxed)
+        } else {
+            self.bytes_in.load(Ordering::Relaxed)
+        }
     }
 
     /// May `len` more bytes be put?
@@ -347,4 +357,33 @@ pub(super) enum Step {
     Wrap,
     /// Go on at the start of another segment.
     Jump(u64),
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use procession_sys::clock::Deadline;
+
+    use super::super::{Message, Ring, RingOptions};
+    use crate::primitive::Ordering;
+
+    #[test]
+    fn what_deaths_have_left_in_the_counts_does_not_add_up() {
+        let session = crate::kinds::create("ring-counts", Some(1 << 30)).unwrap();
+        let options = RingOptions {
+            max_messages: 0,
+            max_bytes: 1000,
+        };
+        let ring = Ring::create(session, "limited", options).unwrap();
+        let port = ring.port();
+        let put = |len| {
+            let bytes = vec![1; len];
+            port.put(Message::new(&bytes), Deadline::NOW, &mut || true)
+        };
+        // As if writers had died again and again just before their commit.
+        port.body.bytes_in.store(10_000, Ordering::Relaxed);
+        put(400).unwrap();
+        put(400).unwrap();
+        assert!(put(400).is_err());
+        assert_eq!(port.body.backlog(), 800);
+    }
 }

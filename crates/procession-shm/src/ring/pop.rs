@@ -84,6 +84,10 @@ impl Port<'_> {
         };
         crash_point!("ring.pop.taken");
         let after = advance(head, next);
+        // Before the commit, which orders it for writers that wait for room.
+        let bytes_out = body.bytes_out.load(Ordering::Relaxed);
+        body.bytes_out
+            .store(bytes_out.wrapping_add(len), Ordering::Relaxed);
         let is_limited = body.is_limited();
         if is_limited {
             txn.commit_ordered_on(&body.head, after);
@@ -96,9 +100,6 @@ impl Port<'_> {
             .at::<AtomicU64>(segment)?
             .store(next, Ordering::Release);
         crash_point!("ring.pop.marked");
-        let bytes_out = body.bytes_out.load(Ordering::Relaxed);
-        body.bytes_out
-            .store(bytes_out.wrapping_add(len), Ordering::Relaxed);
         // Otherwise no writer ever waits.
         if is_limited {
             notify_ordered(&body.drained, Wake::One);

@@ -100,9 +100,8 @@ impl Port<'_> {
             txn.set(owner, self.owner.with_flags_of(old).word());
         }
         crash_point!("ring.push.written");
-        let bytes_in = body.bytes_in.load(Ordering::Relaxed);
         body.bytes_in
-            .store(bytes_in.wrapping_add(len), Ordering::Relaxed);
+            .store(body.bytes_before().wrapping_add(len), Ordering::Relaxed);
         txn.commit_ordered_on(&body.tail, advance(tail, at + record));
         crash_point!("ring.push.committed");
         // Still under the guard: if we are killed before the wake-up, the next who takes the guard learns of it.
