@@ -56,7 +56,9 @@ pub static OPS: KindOps = KindOps {
     number: KIND,
     name: "board",
     settle: |s, _, e| {
-        drop(body(s, e)?.guard.try_lock(s)?);
+        let body = body(s, e)?;
+        // Everybody looks again at once: we may be stopped before we come to wake all who wait for anything.
+        drop(body.guard.try_lock(s)?.map(|txn| body.entered(txn)));
         Ok(())
     },
     wake: |s, _, e| {

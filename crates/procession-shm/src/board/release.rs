@@ -5,6 +5,7 @@
 
 use crate::crash_point;
 use crate::error::ShmError;
+use crate::guard::Txn;
 use crate::primitive::{AtomicU64, Ordering};
 
 use super::layout::{Chunk, REQUEUE, cell_at};
@@ -19,25 +20,30 @@ impl OwnedJob {
             return Ok(());
         }
         let session = self.board.session();
-        let in_use: Vec<u64> = {
-            // Under the guard, so that no range is on its way from one ledger to another.
+        let unlisted = {
+            // Under the guard, so that no range is on its way from one ledger to another, and nobody claims an item of such a
+            // chunk that is still in the list of those to be run again.
             let Some(_section) = self.board.lock_soon()? else {
                 return Ok(());
             };
-            self.ledgers_here()
+            let in_use: Vec<u64> = self
+                .ledgers_here()
                 .map(|l| self.shape.chunk(l.first.load(Ordering::Relaxed)))
-                .collect()
+                .collect();
+            let (keep, free): (Vec<_>, Vec<_>) = self
+                .spent
+                .drain(..)
+                .partition(|chunk| in_use.contains(&chunk.number));
+            self.spent = keep;
+            for chunk in &free {
+                self.slot
+                    .entry(session, chunk.place)?
+                    .store(0, Ordering::Release);
+                crash_point!("board.chunk.unlisted");
+            }
+            free
         };
-        let (keep, free): (Vec<_>, Vec<_>) = self
-            .spent
-            .drain(..)
-            .partition(|chunk| in_use.contains(&chunk.number));
-        self.spent = keep;
-        for chunk in free {
-            self.slot
-                .entry(session, chunk.place)?
-                .store(0, Ordering::Release);
-            crash_point!("board.chunk.unlisted");
+        for chunk in unlisted {
             chunk.free(&self.board)?;
         }
         Ok(())
@@ -105,14 +111,19 @@ impl OwnedJob {
         if !self.stop()? {
             return Ok(false);
         }
+        let function = [0, 1, 2].map(|i| self.slot.function[i].load(Ordering::Relaxed));
+        let directory = self.slot.directory.load(Ordering::Relaxed);
         {
-            let Some(_section) = self.board.lock_soon()? else {
+            let Some(mut txn) = self.board.lock_soon()? else {
                 return Ok(false);
             };
             if self.ledgers_here().next().is_some() {
                 return Ok(false);
             }
+            self.unlist(&mut txn);
+            txn.commit();
         }
+        crash_point!("board.close.unlisted");
         let chunks = std::mem::take(&mut self.chunks);
         for chunk in chunks.into_iter().flatten() {
             for index in 0..self.items_of(&chunk) {
@@ -125,28 +136,24 @@ impl OwnedJob {
         for chunk in std::mem::take(&mut self.spent) {
             chunk.free(&self.board)?;
         }
-        self.slot.id.store(0, Ordering::SeqCst);
-        crash_point!("board.close.unlisted");
-        self.forget_requeued()?;
-        let words = [1, 2, 3].map(|i| self.slot.function[i].load(Ordering::Relaxed));
-        let head = self.slot.function[0].load(Ordering::Relaxed);
-        match head & 0xff {
-            payload::SLAB => session.free_block(words[0])?,
+        match function[0] & 0xff {
+            payload::SLAB => session.free_block(function[1])?,
             payload::SLAB_AND_BLOCK => {
-                session.free_block(words[1])?;
-                session.free_block(words[0])?;
+                session.free_block(function[2])?;
+                session.free_block(function[1])?;
             }
-            kind if payload::has_block(kind) => session.free_block(words[0])?,
+            kind if payload::has_block(kind) => session.free_block(function[1])?,
             _ => {}
         }
-        session.free_block(self.slot.directory.load(Ordering::Relaxed))?;
+        session.free_block(directory)?;
         Ok(true)
     }
 
-    /// Takes the job's items out of the list of those to be run again.
-    fn forget_requeued(&self) -> Result<(), ShmError> {
+    /// In a section: nobody finds the job any more, nor one of its items in the list of those to be run again. Nor must anything
+    /// be left that would be taken for the next job's that gets the slot: jobs are opened and fed without the guard, at any
+    /// moment of somebody else's claim.
+    fn unlist(&self, txn: &mut Txn<'_>) {
         let body = self.board.body;
-        let mut txn = self.board.lock()?;
         let mut at = 0;
         while at < body.requeued.load(Ordering::Relaxed).min(REQUEUE as u64) {
             let entry = &body.requeue[at as usize];
@@ -159,7 +166,11 @@ impl OwnedJob {
                 at += 1;
             }
         }
-        Ok(())
+        for word in [&self.slot.id, &self.slot.cursor, &self.slot.fed] {
+            txn.set(word, 0);
+        }
+        let ready = &body.ready;
+        ready.fetch_and(!(1 << self.id.slot()), Ordering::SeqCst);
     }
 }
 

@@ -463,6 +463,46 @@ fn finished_items_can_be_found_before_they_are_announced() {
 }
 
 #[test]
+fn nothing_of_a_closed_job_is_taken_for_the_next_one_in_its_slot() {
+    let board = board(2);
+    let mut job = board
+        .open_job(Message::default(), JobOptions::default())
+        .unwrap()
+        .unwrap();
+    for _ in 0..10 {
+        job.feed(Message::default(), false).unwrap().unwrap();
+    }
+    // Before anybody came to it.
+    assert!(job.try_free().unwrap());
+    assert!(!board.has_work());
+    let slot = &board.body.jobs[job.id().slot()];
+    let left = [&slot.id, &slot.cursor, &slot.fed].map(|word| word.load(SeqCst));
+    assert_eq!(left, [0, 0, 0]);
+}
+
+#[test]
+fn whoever_repairs_a_board_has_everybody_look_again_at_once() {
+    let board = board(2);
+    let mut job = board
+        .open_job(Message::default(), JobOptions::default())
+        .unwrap()
+        .unwrap();
+    job.feed(Message::default(), false).unwrap().unwrap();
+    // A worker has taken the hint back, and dies before it has looked a second time.
+    let dying = board.clone();
+    let died = std::thread::spawn(move || {
+        let section = dying.lock().unwrap();
+        dying.body.ready.store(0, SeqCst);
+        std::mem::forget(section);
+    });
+    died.join().unwrap();
+    assert!(!board.has_work());
+    let entry = session().entry(board.index()).unwrap();
+    (OPS.settle)(session(), board.index(), entry).unwrap();
+    assert!(board.has_work());
+}
+
+#[test]
 fn torn_counts_are_an_error_to_whoever_looks() {
     let owner = board(2);
     let bits = |job: &layout::JobSlot, id| {
