@@ -105,9 +105,7 @@ class _Base(synchronize._Shared, _native.QueueCore, Generic[_T]):
     if TYPE_CHECKING:
 
         def put(self, obj: _T, block: bool = True, timeout: float | None = None) -> None: ...
-        def put_nowait(self, obj: _T) -> None: ...
         def get(self, block: bool = True, timeout: float | None = None) -> _T: ...
-        def get_nowait(self) -> _T: ...
 
     def _set_up(self, maxsize: int, ctx: Any) -> None:
         self._belongs_to(ctx)
@@ -168,6 +166,15 @@ class Queue(_Base[_T]):
         super().__setstate__(state)
         self._ignore_epipe = False
 
+    # By way of the others, so that who overrides those has all that is put and got.
+    def put_nowait(self, obj: _T) -> None:
+        """Put without waiting for room."""
+        self.put(obj, False)
+
+    def get_nowait(self) -> _T:
+        """Take without waiting."""
+        return self.get(False)
+
     def close(self) -> None:
         """This process will put and get no more."""
         self._close()
@@ -203,8 +210,9 @@ class JoinableQueue(Queue[_T]):
         self._join()
 
 
-for _cls in (Queue, JoinableQueue):
-    _native.own_methods(_cls, "put", "get", "put_nowait", "get_nowait")
+_native.own_methods(Queue, "put", "get")
+# Its `get` is that of `Queue`, also for who replaces that one.
+_native.own_methods(JoinableQueue, "put")
 
 
 class SimpleQueue(_Base[_T]):

@@ -363,12 +363,15 @@ class Event(_Shared, _native.EventCore):
         self._create()
         self._belongs_to(ctx)
 
+    # Alone of its kind it takes the attributes along that a program has given it: in the standard
+    # library it has no say in what is passed on.
     def __getstate__(self) -> Any:
-        return self._pass_on(), self._is_fork_ctx
+        return self._pass_on(), self._is_fork_ctx, vars(self)
 
     def __setstate__(self, state: Any) -> None:
-        handle, self._is_fork_ctx = state
+        handle, self._is_fork_ctx, attributes = state
         self._adopt(*handle)
+        vars(self).update(attributes)
 
     def __repr__(self) -> str:
         status = "set" if self.is_set() else "unset"

@@ -33,8 +33,10 @@ def script() -> int:
     """
     code = main()
     if not _is_run():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # There is none where the descriptor is closed.
+            if stream is not None:
+                stream.flush()
         os._exit(code)
     return code
 

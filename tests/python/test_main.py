@@ -222,6 +222,14 @@ def test_ps_shows_who_waits_for_whom(
         assert "get queue #" in table.stdout
 
 
+def test_a_look_without_streams_succeeds_as_well(busy: tuple[int, list[int]]) -> None:
+    pid, _ = busy
+    for closed in (">&-", "2>&- >/dev/null"):
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", *SCRIPT, "ps", str(pid)]
+        looked = ran(command, Path.cwd())
+        assert (looked.returncode, looked.stdout, looked.stderr) == (0, "", "")
+
+
 def test_ps_says_why_there_is_nothing_to_see() -> None:
     for command in (MAIN, SCRIPT):
         gone = ran([*command, "ps", "4294967295"], Path.cwd())

@@ -11,6 +11,7 @@ mod codec;
 mod enter;
 mod errors;
 mod feed;
+mod flag;
 mod life;
 mod outcomes;
 mod pipe;

@@ -1,7 +1,7 @@
 //! The ends of pipes.
 
-use std::sync::PoisonError;
-use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use procession_shm::WaitError;
 use procession_shm::pipe::{self, PipeEnd as End};
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use crate::codec::{self, Encoded, Taken};
+use crate::flag::Flag;
 use crate::queue::spin;
 use crate::{buffer, enter, errors, life};
 
@@ -21,23 +22,25 @@ use crate::{buffer, enter, errors, life};
 #[pyclass(subclass, frozen, module = "procession._native")]
 pub(crate) struct PipeEnd {
     end: RwLock<Option<End>>,
+    /// Nothing is received here any more, after a message that was longer than wanted.
+    deaf: AtomicBool,
 }
 
 /// Makes a pipe; without `duplex` the first end only receives and the second only sends.
 #[pyfunction]
-pub(crate) fn make_pipe(py: Python<'_>, duplex: bool) -> PyResult<(PipeEnd, PipeEnd)> {
-    let (a, b) = pipe::create(life::session(py)?, "", duplex).map_err(errors::shm)?;
-    Ok((
-        PipeEnd {
-            end: RwLock::new(Some(a)),
-        },
-        PipeEnd {
-            end: RwLock::new(Some(b)),
-        },
-    ))
+pub(crate) fn make_pipe(py: Python<'_>, duplex: Flag) -> PyResult<(PipeEnd, PipeEnd)> {
+    let (a, b) = pipe::create(life::session(py)?, "", duplex.0).map_err(errors::shm)?;
+    Ok((PipeEnd::holding(Some(a)), PipeEnd::holding(Some(b))))
 }
 
 impl PipeEnd {
+    fn holding(end: Option<End>) -> Self {
+        Self {
+            end: RwLock::new(end),
+            deaf: AtomicBool::new(false),
+        }
+    }
+
     /// The end, unless it is closed. A clone, so that closing does not wait for a receiver that is blocked.
     pub(crate) fn end(&self) -> PyResult<End> {
         let end = self.end.read().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +50,7 @@ impl PipeEnd {
 
     fn reader(&self) -> PyResult<End> {
         let end = self.end()?;
-        if end.is_readable() {
+        if end.is_readable() && !self.deaf.load(Ordering::Relaxed) {
             Ok(end)
         } else {
             Err(PyOSError::new_err("connection is write-only"))
@@ -139,9 +142,7 @@ impl PipeEnd {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self {
-            end: RwLock::new(None),
-        }
+        Self::holding(None)
     }
 
     /// The end that another process has told of.
@@ -237,7 +238,12 @@ impl PipeEnd {
         }
         let bytes = Self::take_bytes(py, &end)?;
         if maxlength.is_some_and(|m| bytes.as_bytes().len() as i64 > m) {
-            self.close();
+            // As in the standard library, where the rest of the message would come next.
+            if self.writer().is_ok() {
+                self.deaf.store(true, Ordering::Relaxed);
+            } else {
+                self.close();
+            }
             return Err(PyOSError::new_err("bad message length"));
         }
         Ok(bytes)
@@ -317,13 +323,13 @@ impl PipeEnd {
     /// True if the connection is readable.
     #[getter]
     fn readable(&self) -> bool {
-        self.end().is_ok_and(|e| e.is_readable())
+        self.reader().is_ok()
     }
 
     /// True if the connection is writable.
     #[getter]
     fn writable(&self) -> bool {
-        self.end().is_ok_and(|e| e.is_writable())
+        self.writer().is_ok()
     }
 }
 

@@ -15,6 +15,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::codec::{self, Encoded};
+use crate::flag::Flag;
 use crate::pipe::PipeEnd;
 use crate::{enter, errors, life};
 
@@ -149,12 +150,13 @@ impl QueueCore {
     }
 
     /// Put an object into the queue.
-    #[pyo3(signature = (obj, block=true, timeout=None))]
+    #[pyo3(signature = (obj, block=Flag(true), timeout=None))]
+    #[pyo3(text_signature = "($self, obj, block=True, timeout=None)")]
     fn put(
         slf: &Bound<'_, Self>,
         py: Python<'_>,
         obj: &Bound<'_, PyAny>,
-        block: bool,
+        block: Flag,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let this = slf.get();
@@ -177,7 +179,7 @@ impl QueueCore {
         };
         let put = match here {
             Err(WaitError::TimedOut) => {
-                let deadline = enter::deadline(block, timeout);
+                let deadline = enter::deadline(block.0, timeout);
                 if deadline.is_now() && !is_long {
                     here
                 } else {
@@ -197,17 +199,13 @@ impl QueueCore {
         }
     }
 
-    /// Put without waiting for room.
-    fn put_nowait(slf: &Bound<'_, Self>, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::put(slf, py, obj, false, None)
-    }
-
     /// Take the oldest object out of the queue.
-    #[pyo3(signature = (block=true, timeout=None))]
+    #[pyo3(signature = (block=Flag(true), timeout=None))]
+    #[pyo3(text_signature = "($self, block=True, timeout=None)")]
     fn get<'py>(
         slf: &Bound<'py, Self>,
         py: Python<'py>,
-        block: bool,
+        block: Flag,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
@@ -225,7 +223,7 @@ impl QueueCore {
             if let Some(taken) = taken {
                 return codec::finish(py, session, taken);
             }
-            let deadline = *deadline.get_or_insert_with(|| enter::deadline(block, timeout));
+            let deadline = *deadline.get_or_insert_with(|| enter::deadline(block.0, timeout));
             if deadline.passed() {
                 return Err(queue_error(py, false));
             }
@@ -239,11 +237,6 @@ impl QueueCore {
                 return Err(queue_error(py, false));
             }
         }
-    }
-
-    /// Take without waiting.
-    fn get_nowait<'py>(slf: &Bound<'py, Self>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Self::get(slf, py, false, None)
     }
 
     /// How many objects are in the queue now.

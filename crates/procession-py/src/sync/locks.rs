@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{acquire, shared_object, this_thread, unset};
+use crate::flag::Flag;
 use crate::{errors, life};
 
 /// A lock of the session: whoever has it, any process may release it.
@@ -16,6 +17,8 @@ use crate::{errors, life};
 pub(crate) struct LockCore {
     lock: OnceLock<Lock>,
     recovered: AtomicBool,
+    /// The thread of this process that took it last: who may wait with it for a condition, and who is shown to have it.
+    thread: AtomicU64,
 }
 
 shared_object!(LockCore, lock, Lock::of);
@@ -33,10 +36,12 @@ impl LockCore {
     }
 
     fn take(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        let lock = slf.get().lock()?;
+        let this = slf.get();
+        let lock = this.lock()?;
         if !lock.try_acquire().map_err(errors::shm)? && !wait_for(slf.py(), lock, block, timeout)? {
             return Ok(false);
         }
+        this.thread.store(this_thread(), Ordering::Relaxed);
         if lock.take_recovery() {
             Self::tell(slf)?;
         }
@@ -56,9 +61,10 @@ impl LockCore {
     }
 
     /// Acquire the lock.
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        Self::take(slf, block, timeout)
+    #[pyo3(signature = (block=Flag(true), timeout=None))]
+    #[pyo3(text_signature = "($self, block=True, timeout=None)")]
+    fn acquire(slf: &Bound<'_, Self>, block: Flag, timeout: Option<f64>) -> PyResult<bool> {
+        Self::take(slf, block.0, timeout)
     }
 
     /// Release the lock.
@@ -108,7 +114,7 @@ impl LockCore {
     }
 
     fn _is_mine(&self) -> PyResult<bool> {
-        Ok(self.lock()?.is_mine())
+        Ok(self.lock()?.is_mine() && self.thread.load(Ordering::Relaxed) == this_thread())
     }
 
     fn _count(&self) -> PyResult<u32> {
@@ -189,9 +195,10 @@ impl RLockCore {
     }
 
     /// Acquire the lock, or one more level of it.
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        Self::take(slf, block, timeout)
+    #[pyo3(signature = (block=Flag(true), timeout=None))]
+    #[pyo3(text_signature = "($self, block=True, timeout=None)")]
+    fn acquire(slf: &Bound<'_, Self>, block: Flag, timeout: Option<f64>) -> PyResult<bool> {
+        Self::take(slf, block.0, timeout)
     }
 
     /// Release one level of the lock.

@@ -8,6 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::{acquire, shared_object, unset};
+use crate::flag::Flag;
 use crate::{errors, life};
 
 /// A counting semaphore.
@@ -52,9 +53,10 @@ impl SemaphoreCore {
     }
 
     /// Acquire one unit.
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        Self::take(slf, block, timeout)
+    #[pyo3(signature = (block=Flag(true), timeout=None))]
+    #[pyo3(text_signature = "($self, block=True, timeout=None)")]
+    fn acquire(slf: &Bound<'_, Self>, block: Flag, timeout: Option<f64>) -> PyResult<bool> {
+        Self::take(slf, block.0, timeout)
     }
 
     /// Release one unit.
