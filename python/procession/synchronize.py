@@ -140,7 +140,13 @@ class SemLock(_Shared):
 
     @property
     def _semlock(self) -> Any:
-        return self.__dict__.get("_inner", self)
+        """What a class derived from ours overrides methods of: its own may go by way of this."""
+        inner = self.__dict__.get("_inner")
+        if inner is not None:
+            return inner
+        classes = type(self).__mro__
+        ours = next(n for n, cls in enumerate(classes) if cls.__module__ == __name__)
+        return super(classes[ours - 1], self) if ours else self
 
     def _is_zero(self) -> bool:
         return self._get_value() == 0

@@ -16,22 +16,23 @@ from queue import Empty, Full
 
 queue = mp.Queue(1)
 queue.put("a", 1, 5)
-for no in (0, None, [], ""):
+# (That anything else is taken for its truth is so since 3.12.)
+for no in (0, False):
     try:
         queue.put("b", no)
     except Full:
         print("full")
 print(queue.get(block=1, timeout=20))
-for no in (0, None, [], ""):
+for no in (0, False):
     try:
         queue.get(no)
     except Empty:
         print("empty")
 for lock in (mp.Lock(), mp.RLock(), mp.Semaphore(), mp.BoundedSemaphore()):
     print(lock.acquire(1), type(lock).__name__)
-print(mp.Condition().acquire(0), mp.Value("i", 0).get_lock().acquire("x"))
+print(mp.Condition().acquire(0), mp.Value("i", 0).get_lock().acquire(1))
 lock = mp.Lock()
-print(lock.acquire(0), lock.acquire(0), lock.acquire(None))
+print(lock.acquire(0), lock.acquire(0))
 first, second = mp.Pipe(0)
 print(first.readable, first.writable, second.readable, second.writable)
 """,
@@ -94,6 +95,26 @@ if __name__ == "__main__":
     child.start()
     print(queue.get(timeout=60))
     child.join()
+""",
+    "a lock with methods of its own": """\
+class Noting(mp.synchronize.Lock):
+    def __enter__(self):
+        print("enter")
+        return self._semlock.__enter__()
+
+    def __exit__(self, *args):
+        print("exit")
+        return self._semlock.__exit__(*args)
+
+
+context = mp.get_context("fork")
+noting = Noting(ctx=context)
+with noting as entered:
+    print(entered, noting.acquire(timeout=0.01), noting._semlock._is_mine())
+condition = mp.Condition(noting)
+with condition:
+    print(condition.wait(0.01))
+print(noting)
 """,
     "a lock that another thread has": """\
 import threading
