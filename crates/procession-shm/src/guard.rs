@@ -170,6 +170,12 @@ impl Guard {
         }
     }
 
+    /// Undoes the section that a dead process has left. False if there is one whose process still has the guard: it is about to
+    /// die, or stopped, or whoever is to undo it is stopped. Until then what it changed may be changed back.
+    pub fn settle(&'static self, session: &'static Session) -> Result<bool, Corrupt> {
+        Ok(self.lock_soon(session)?.is_some() || self.len.load(Ordering::Acquire) == 0)
+    }
+
     /// After an attempt in vain: an error once there was nobody to wait for `most` times in a row.
     #[cold]
     fn expect_holder(&self, vain: &mut u32, most: u32) -> Result<(), Corrupt> {

@@ -177,7 +177,10 @@ impl Session {
                 }
                 crash_point!("recover.told");
             }
-            let mut txn = self.header().objects_guard.lock(self)?;
+            let Some(mut txn) = self.header().objects_guard.lock_soon(self)? else {
+                busy = true;
+                continue;
+            };
             let flags = hold.flags.load(Ordering::Acquire);
             txn.set(&hold.flags, 0);
             let dying =

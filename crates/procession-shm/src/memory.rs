@@ -15,7 +15,7 @@ pub const KIND: u8 = 4;
 pub static OPS: KindOps = KindOps {
     number: KIND,
     name: "memory",
-    settle: |_, _, _| Ok(()),
+    settle: |_, _, _| Ok(true),
     wake: |_, _, _| Ok(()),
     dropped: |_, _, _| {},
     died: nobody_died,

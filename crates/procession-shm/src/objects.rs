@@ -23,8 +23,9 @@ pub struct KindOps {
     pub number: u8,
     /// As shown to people.
     pub name: &'static str,
-    /// A process may have died inside one of the object's guards: enter and leave each that can be entered at once.
-    pub settle: fn(&'static Session, u32, &'static Entry) -> Result<(), ShmError>,
+    /// A process may have died inside one of the object's guards: see [`Guard::settle`](crate::guard::Guard::settle), for all of
+    /// them.
+    pub settle: fn(&'static Session, u32, &'static Entry) -> Result<bool, ShmError>,
     /// Wake whoever sleeps on the object, to look again.
     pub wake: fn(&'static Session, u32, &'static Entry) -> Result<(), ShmError>,
     /// This process has dropped its last handle.

@@ -29,7 +29,7 @@ pub static PIPE_OPS: KindOps = KindOps {
     name: "pipe",
     settle: |s, _, e| {
         let b = pipe_body(s, e)?;
-        b.rings.iter().try_for_each(|r| r.settle(s))
+        Ok(b.rings[0].settle(s)? & b.rings[1].settle(s)?)
     },
     wake: |s, _, e| wake(s, pipe_body(s, e)?),
     dropped: |_, _, _| {},
@@ -47,7 +47,7 @@ pub static PIPE_OPS: KindOps = KindOps {
 pub static END_OPS: KindOps = KindOps {
     number: END,
     name: "pipe end",
-    settle: |_, _, _| Ok(()),
+    settle: |_, _, _| Ok(true),
     wake: |_, _, _| Ok(()),
     dropped: watch::forget,
     died: nobody_died,

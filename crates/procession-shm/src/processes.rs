@@ -125,6 +125,16 @@ impl Slot {
         }
     }
 
+    /// Its process has ended. False if what it held was given back already.
+    fn mark_dying(&self) -> bool {
+        let is_there = matches!(self.state(), State::Live | State::Reserved | State::Dying);
+        if is_there {
+            self.state.store(State::Dying as u64, Ordering::Release);
+            crash_point!("process.ended.dying");
+        }
+        is_there
+    }
+
     /// Has the member said that it leaves?
     pub(crate) fn has_said_goodbye(&self) -> bool {
         self.exit_known.load(Ordering::Acquire) & LEFT != 0
@@ -238,7 +248,8 @@ impl Session {
                 State::Free => true,
                 // Nobody will ask for the status any more: it was read, or who would ask is gone.
                 State::Gone => {
-                    slot.exit_known.load(Ordering::Relaxed) & READ != 0
+                    slot.raw_fork.load(Ordering::Relaxed) != 0
+                        || slot.exit_known.load(Ordering::Relaxed) & READ != 0
                         || Owner::from_word(slot.parent.load(Ordering::Relaxed))
                             .is_none_or(|p| !self.is_member(p))
                 }
@@ -321,6 +332,8 @@ impl Session {
 
     /// The child comes in: from here on the kernel tells everybody of its death.
     pub(crate) fn occupy(&'static self, owner: Owner) -> Result<(), ShmError> {
+        // As long as we have it nobody is given the slot, should we have come too late.
+        let _section = self.header().processes_guard.lock_soon(self)?;
         let slot = self.slot_of(owner).ok_or(ShmError::Gone)?;
         if slot.state() != State::Reserved {
             return Err(ShmError::Gone);
@@ -353,13 +366,20 @@ impl Session {
 
     /// The reaper's word on how `child` ended, which counts more than the child's own.
     pub fn exited(&'static self, child: Owner, code: i32) -> Result<(), ShmError> {
+        // The child may have said goodbye, and its parent have started another one in its place: as long as we have this, the
+        // slot is not given to anybody.
+        let section = self.header().processes_guard.lock_soon(self)?;
         let Some(slot) = self.slot_of(child) else {
             return Ok(());
         };
         slot.exit_code.store(code as u32, Ordering::Relaxed);
         slot.exit_known.fetch_or(KNOWN | REAPED, Ordering::Release);
         crash_point!("process.exited.known");
-        self.ended(slot)?;
+        let is_new = slot.mark_dying();
+        drop(section);
+        if is_new {
+            self.recover_now()?;
+        }
         if Owner::from_word(slot.parent.load(Ordering::Relaxed)) == self.current() {
             slot.exit_known.fetch_or(READ, Ordering::Release);
         }
@@ -395,21 +415,13 @@ impl Session {
         let code = slot.exit_code.load(Ordering::Relaxed) as i32;
         if known & REAPED == 0 {
             // The reaper need not be waited for.
-            self.ended(slot)?;
+            if slot.mark_dying() {
+                self.recover_now()?;
+            }
             crash_point!("process.status.ended");
         }
         slot.exit_known.fetch_or(READ, Ordering::Release);
         Ok(Some(code))
-    }
-
-    /// The process of a slot has ended.
-    fn ended(&'static self, slot: &Slot) -> Result<(), ShmError> {
-        if matches!(slot.state(), State::Live | State::Reserved | State::Dying) {
-            slot.state.store(State::Dying as u64, Ordering::Release);
-            crash_point!("process.ended.dying");
-            self.recover_now()?;
-        }
-        Ok(())
     }
 }
 

@@ -72,9 +72,9 @@ impl Session {
             if !any {
                 return Ok(());
             }
-            self.settle_guards()?;
+            let settled = self.settle_guards()?;
             crash_point!("recover.settled");
-            let mut put_off = false;
+            let mut put_off = !settled;
             for (number, slot) in self.slots() {
                 if slot.state() != State::Dying || number == me.slot() {
                     continue;
@@ -83,14 +83,16 @@ impl Session {
                     slot.state.store(State::Free as u64, Ordering::Release);
                     continue;
                 };
-                match self.bury(dead, slot) {
+                match self.bury(dead, slot, settled) {
                     Err(ShmError::Busy) => put_off = true,
                     buried => buried?,
                 }
             }
-            // What a section had moved away from its dead owner is the owner's again since it was undone.
-            self.free_blocks_of_the_dead()?;
-            header.rollbacks_seen.store(rollbacks, Ordering::SeqCst);
+            if settled {
+                // What a section had moved away from its dead owner is the owner's again since it was undone.
+                self.free_blocks_of_the_dead()?;
+                header.rollbacks_seen.store(rollbacks, Ordering::SeqCst);
+            }
             self.wake_everybody()?;
             if put_off {
                 return Ok(());
@@ -98,36 +100,48 @@ impl Session {
         }
     }
 
-    fn bury(&'static self, dead: Owner, slot: &'static Slot) -> Result<(), ShmError> {
+    /// `Busy` if not everything can be done now. `settled`: no section is left half done, by whomever.
+    fn bury(
+        &'static self,
+        dead: Owner,
+        slot: &'static Slot,
+        settled: bool,
+    ) -> Result<(), ShmError> {
         let abnormal = !slot.has_said_goodbye();
-        if abnormal {
-            self.header().deaths.fetch_add(1, Ordering::Relaxed);
-        }
         self.drop_holds(dead, abnormal)?;
         crash_point!("recover.holds");
         self.destroy_abandoned()?;
         crash_point!("recover.destroyed");
+        if !settled {
+            // A block that is its own now may be somebody else's again.
+            return Err(ShmError::Busy);
+        }
         self.free_all_of(dead)?;
         crash_point!("recover.blocks");
+        if abnormal {
+            self.header().deaths.fetch_add(1, Ordering::Relaxed);
+        }
         slot.state.store(State::Gone as u64, Ordering::Release);
         Ok(())
     }
 
-    fn settle_guards(&'static self) -> Result<(), ShmError> {
+    /// False if a section is left that cannot be undone yet.
+    fn settle_guards(&'static self) -> Result<bool, ShmError> {
         let header = self.header();
+        let mut settled = true;
         for guard in [
             &header.processes_guard,
             &header.objects_guard,
             &header.arena_guard,
         ] {
-            drop(guard.try_lock(self)?);
+            settled &= guard.settle(self)?;
         }
         for (index, entry) in self.entries() {
             if let Some(kind) = entry.kind() {
-                (self.kind(kind)?.settle)(self, index, entry)?;
+                settled &= (self.kind(kind)?.settle)(self, index, entry)?;
             }
         }
-        Ok(())
+        Ok(settled)
     }
 
     /// Every sleeper looks again: a peer may have died between its commit and the wake-up.
@@ -195,5 +209,26 @@ impl Session {
             self.free_raw(at)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::processes::Role;
+
+    #[test]
+    fn places_of_plain_forks_are_used_again() {
+        let session = crate::kinds::create("forks-test", Some(1 << 30)).unwrap();
+        let mut places = std::collections::HashSet::new();
+        for _ in 0..3 {
+            let forked = session.reserve("", Role::Forked).unwrap();
+            let slot = session.slot_of(forked).unwrap();
+            slot.state.store(State::Dying as u64, Ordering::SeqCst);
+            session.recover_now().unwrap();
+            assert!(slot.state() == State::Gone);
+            places.insert(forked.slot());
+        }
+        assert_eq!(places.len(), 1);
     }
 }

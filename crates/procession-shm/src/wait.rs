@@ -216,8 +216,9 @@ impl<'a> Wait<'a> {
         if self.deadline.passed() {
             return Err(WaitError::TimedOut);
         }
+        // Also where signals come so often that no slice ever ends.
+        self.session.sweep()?;
         if quiet {
-            self.session.sweep()?;
             self.slice = (self.slice * 2).min(self.longest);
         }
         Ok(())

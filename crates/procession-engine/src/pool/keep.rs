@@ -155,12 +155,21 @@ impl Inner {
 
     /// Takes in which workers' processes have ended, each once it is known what it was running.
     fn settle_exits(&mut self) -> Result<(), PoolError> {
-        for (worker, exit) in std::mem::take(&mut self.exits) {
-            if self.board.bury_worker(worker.0)? && self.look_around()? {
-                self.tell(Event::Exited { worker, exit })?;
-                self.processes.remove(&worker);
-            } else {
-                self.exits.push((worker, exit));
+        let mut all = std::mem::take(&mut self.exits).into_iter();
+        while let Some((worker, exit)) = all.next() {
+            let buried = self.board.bury_worker(worker.0).map_err(Into::into);
+            match buried.and_then(|buried| Ok(buried && self.look_around()?)) {
+                Ok(true) => {
+                    self.tell(Event::Exited { worker, exit })?;
+                    self.processes.remove(&worker);
+                }
+                Ok(false) => self.exits.push((worker, exit)),
+                Err(error) => {
+                    // None of them is told again.
+                    self.exits.push((worker, exit));
+                    self.exits.extend(all);
+                    return Err(error);
+                }
             }
         }
         Ok(())

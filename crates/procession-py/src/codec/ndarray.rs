@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyTuple, PyType};
+use pyo3::types::{PyByteArray, PyDict, PyTuple, PyType};
 
 use super::NDARRAY;
 use super::encode::{Encoded, to_block};
@@ -48,6 +48,22 @@ fn numpy(py: Python<'_>) -> Option<&Numpy> {
         dtype: class("dtype")?,
     };
     Some(NUMPY.get_or_init(py, || found))
+}
+
+/// The class of arrays, if this process can have any.
+pub(super) fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    if NUMPY.get(py).is_none() {
+        let modules = || -> PyResult<_> {
+            let modules = py.import("sys")?.getattr("modules")?;
+            Ok(modules.cast_into::<PyDict>()?.unbind())
+        };
+        let modules = MODULES.get_or_try_init(py, modules).ok()?.bind(py);
+        if !modules.contains(intern!(py, "numpy")).ok()? {
+            return None;
+        }
+    }
+    numpy(py).map(|n| n.ndarray.bind(py))
 }
 
 /// Is this thread allowed to take the short way for `obj`? Its class is looked at by name before `NumPy` is looked for.

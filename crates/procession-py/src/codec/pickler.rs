@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::repeated::Repeated;
-use super::{TRANSIT, encode};
+use super::{TRANSIT, encode, ndarray};
 use crate::buffer;
 
 /// Buffers of at least this many bytes travel out of band.
@@ -93,13 +93,16 @@ fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Reused {
     pickler: Py<PyAny>,
     sink: Py<Sink>,
-    version: (usize, usize),
+    version: Version,
 }
 
 /// Picklers not in use. Taken out while one is, since pickling runs Python code that may pickle again.
 static IDLE: Mutex<Vec<Reused>> = Mutex::new(Vec::new());
 
-fn make(py: Python<'_>, version: (usize, usize)) -> PyResult<Reused> {
+/// What the tables of a pickler were made of: sizes of the two, and whether there were arrays to think of.
+type Version = (usize, usize, bool);
+
+fn make(py: Python<'_>, version: Version) -> PyResult<Reused> {
     let sink = Py::new(
         py,
         Sink {
@@ -116,6 +119,12 @@ fn make(py: Python<'_>, version: (usize, usize)) -> PyResult<Reused> {
     let (copyreg, extra) = tables(py)?;
     let table = copyreg.copy()?;
     table.update(extra.as_mapping())?;
+    if let Some(array) = ndarray::class(py)
+        && !table.contains(array)?
+    {
+        let reduce = py.import("procession.reduction")?.getattr("reduce_array")?;
+        table.set_item(array, reduce)?;
+    }
     pickler.setattr("dispatch_table", table)?;
     Ok(Reused {
         pickler: pickler.unbind(),
@@ -148,7 +157,7 @@ pub(super) fn dump(
     session: Option<(&'static Session, Buffers)>,
 ) -> PyResult<Pickle> {
     let (copyreg, extra) = tables(py)?;
-    let version = (copyreg.len(), extra.len());
+    let version = (copyreg.len(), extra.len(), ndarray::class(py).is_some());
     let idle = lock(&IDLE).pop().filter(|r| r.version == version);
     let reused = match idle {
         Some(reused) => reused,

@@ -59,7 +59,7 @@ pub static OPS: KindOps = KindOps {
         let body = body(s, e)?;
         // Everybody looks again at once: we may be stopped before we come to wake all who wait for anything.
         drop(body.guard.try_lock(s)?.map(|txn| body.entered(txn)));
-        Ok(())
+        Ok(body.guard.settle(s)?)
     },
     wake: |s, _, e| {
         body(s, e)?.wake_all();

@@ -188,10 +188,8 @@ impl RingBody {
     }
 
     /// Undoes what a dead process has left in the guards.
-    pub(crate) fn settle(&'static self, session: &'static Session) -> Result<(), ShmError> {
-        drop(self.put.try_lock(session)?);
-        drop(self.get.try_lock(session)?);
-        Ok(())
+    pub(crate) fn settle(&'static self, session: &'static Session) -> Result<bool, ShmError> {
+        Ok(self.put.settle(session)? & self.get.settle(session)?)
     }
 
     /// Everybody looks again.
@@ -364,7 +362,9 @@ mod tests {
     use procession_sys::clock::Deadline;
 
     use super::super::{Message, Ring, RingOptions};
+    use crate::arena::BlockOwner;
     use crate::primitive::Ordering;
+    use crate::processes::{Role, State};
 
     #[test]
     fn what_deaths_have_left_in_the_counts_does_not_add_up() {
@@ -385,5 +385,37 @@ mod tests {
         put(400).unwrap();
         assert!(put(400).is_err());
         assert_eq!(port.body.backlog(), 800);
+    }
+
+    #[test]
+    fn blocks_of_the_dead_are_kept_while_a_section_may_be_undone() {
+        let session = crate::kinds::create("ring-recovery", Some(1 << 30)).unwrap();
+        let options = RingOptions {
+            max_messages: 0,
+            max_bytes: 0,
+        };
+        let ring = Ring::create(session, "queue", options).unwrap();
+        let dead = session.reserve("dead", Role::Process).unwrap();
+        let owner = BlockOwner::process(dead);
+        session.alloc(100, owner).unwrap();
+        let blocks = || {
+            let mut count = 0;
+            let look = |_, of: BlockOwner| count += usize::from(of.same_as(owner));
+            session.for_each_block(look).unwrap();
+            count
+        };
+        let slot = session.slot_of(dead).unwrap();
+        slot.state.store(State::Dying as u64, Ordering::SeqCst);
+        // A thread that is stopped in there, say, and was about to give the block to the dead process.
+        let body = ring.port().body;
+        let mut section = body.get.lock(session).unwrap();
+        section.set(&body.bytes_out, 1);
+        session.recover_now().unwrap();
+        assert!(slot.state() == State::Dying);
+        assert_eq!(blocks(), 1);
+        drop(section);
+        session.recover_now().unwrap();
+        assert!(slot.state() == State::Gone);
+        assert_eq!(blocks(), 0);
     }
 }

@@ -53,7 +53,7 @@ pub static LIST_OPS: KindOps = KindOps {
 const COMMON: KindOps = KindOps {
     number: 0,
     name: "",
-    settle: |s, _, e| body(s, e)?.guard.try_lock(s).map(drop).map_err(Into::into),
+    settle: |s, _, e| Ok(body(s, e)?.guard.settle(s)?),
     wake: |_, _, _| Ok(()),
     dropped: |_, _, _| {},
     died: nobody_died,

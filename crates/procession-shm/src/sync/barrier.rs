@@ -22,10 +22,7 @@ pub const BARRIER: u8 = 9;
 pub(super) static OPS: KindOps = KindOps {
     number: BARRIER,
     name: "barrier",
-    settle: |s, _, e| {
-        drop(body(s, e)?.guard.try_lock(s)?);
-        Ok(())
-    },
+    settle: |s, _, e| Ok(body(s, e)?.guard.settle(s)?),
     wake: |s, _, e| {
         notify(&body(s, e)?.gate, Wake::All);
         Ok(())
@@ -33,10 +30,13 @@ pub(super) static OPS: KindOps = KindOps {
     dropped: |_, _, _| {},
     died: |s, i, e, dead| {
         let waited_here = s.hold_record(dead.slot(), i)?.units.load(Ordering::Relaxed) != 0;
-        let is_worker = s
-            .slot_of(dead)
-            .is_some_and(|p| p.role.load(Ordering::Relaxed) == Role::Worker as u32);
-        if waited_here || !is_worker {
+        // Workers have whatever the pool's owner has, and so has a child of a plain fork, which may only be about to become another
+        // program.
+        let is_party = s.slot_of(dead).is_none_or(|p| {
+            let role = p.role.load(Ordering::Relaxed);
+            role != Role::Worker as u32 && role != Role::Forked as u32
+        });
+        if waited_here || is_party {
             let body = body(s, e)?;
             body.break_in(body.guard.lock_soon(s)?.ok_or(ShmError::Busy)?);
         }

@@ -29,7 +29,7 @@ pub(super) const WAITERS: u64 = 4096;
 pub(super) static OPS: KindOps = KindOps {
     number: CONDITION,
     name: "condition",
-    settle: |_, _, _| Ok(()),
+    settle: |_, _, _| Ok(true),
     wake: |s, _, e| {
         notify(&body(s, e)?.gate, Wake::All);
         Ok(())

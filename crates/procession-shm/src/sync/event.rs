@@ -18,7 +18,7 @@ pub const EVENT: u8 = 8;
 pub(super) static OPS: KindOps = KindOps {
     number: EVENT,
     name: "event",
-    settle: |_, _, _| Ok(()),
+    settle: |_, _, _| Ok(true),
     wake: |s, _, e| {
         notify(&body(s, e)?.gate, Wake::All);
         Ok(())

@@ -21,7 +21,7 @@ pub const FUTURE: u8 = 11;
 pub(super) static OPS: KindOps = KindOps {
     number: FUTURE,
     name: "future",
-    settle: |_, _, _| Ok(()),
+    settle: |_, _, _| Ok(true),
     wake: |s, _, e| {
         notify(&body(s, e)?.gate, Wake::All);
         Ok(())

@@ -20,7 +20,7 @@ pub const LOCK: u8 = 5;
 pub(super) static OPS: KindOps = KindOps {
     number: LOCK,
     name: "lock",
-    settle: |_, _, _| Ok(()),
+    settle: |_, _, _| Ok(true),
     wake: |s, _, e| {
         notify(&body(s, e)?.gate, Wake::All);
         Ok(())

@@ -6,7 +6,7 @@ use crate::crash_point;
 use crate::error::{Corrupt, ShmError, WaitError};
 use crate::gate::{Gate, Wake};
 use crate::guard::{Guard, Txn};
-use crate::objects::{Entry, Handle, KindOps};
+use crate::objects::{Entry, HELD, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::ring::expect_kind;
@@ -21,10 +21,7 @@ pub const SEMAPHORE: u8 = 6;
 pub(super) static OPS: KindOps = KindOps {
     number: SEMAPHORE,
     name: "semaphore",
-    settle: |s, _, e| {
-        drop(body(s, e)?.guard.try_lock(s)?);
-        Ok(())
-    },
+    settle: |s, _, e| Ok(body(s, e)?.guard.settle(s)?),
     wake: |s, _, e| {
         notify(&body(s, e)?.gate, Wake::All);
         Ok(())
@@ -184,8 +181,11 @@ impl Semaphore {
     /// Whose unit a release of ours gives back: our own, else that of whoever has some.
     fn whose(&self, session: &'static Session) -> Result<Option<&'static AtomicU64>, ShmError> {
         let has = |slot: u32| -> Result<Option<&'static AtomicU64>, ShmError> {
-            let units = &session.hold_record(slot, self.handle.index())?.units;
-            Ok((units.load(Ordering::Relaxed) > 0).then_some(units))
+            let hold = session.hold_record(slot, self.handle.index())?;
+            // A record that nobody has may be left from another semaphore with this number.
+            let has_some = hold.flags.load(Ordering::Relaxed) & HELD != 0
+                && hold.units.load(Ordering::Relaxed) > 0;
+            Ok(has_some.then_some(&hold.units))
         };
         let hint = self.body.hint.load(Ordering::Relaxed) as u32 % session.geometry().processes;
         for slot in [session.me()?.slot(), hint] {
