@@ -104,3 +104,15 @@ if "__main__" in sys.modules:
     sys.modules["__mp_main__"] = sys.modules["__main__"]
 
 _compat.watch()
+
+
+def __getattr__(name: str) -> object:
+    """Return a module that the standard package would have loaded along the way by now.
+
+    Programs say ``mp.connection.wait`` having made no more than a queue.
+    """
+    if name in ("connection", "pool", "queues", "synchronize", "util"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

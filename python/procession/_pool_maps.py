@@ -47,6 +47,7 @@ class Maps:
         self._watched_maps: set[MapResult] = set()
 
     if TYPE_CHECKING:
+        _replaces: bool
 
         def _open(
             self,
@@ -70,7 +71,8 @@ class Maps:
         options: Options,
     ) -> None:  # fmt: skip
         """Run one call for each item of a list."""
-        if not items:
+        # Not its truth, which arrays do not have.
+        if len(items) == 0:
             result._set(True, [])
             return
         with self._acting:
@@ -79,6 +81,8 @@ class Maps:
                 self._supervise()
         if result._callback is not None or result._error_callback is not None:
             self._watched_maps.add(result)
+            self._supervise()
+        elif self._replaces:
             self._supervise()
 
     def _begin(

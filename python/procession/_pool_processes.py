@@ -74,6 +74,7 @@ class Processes(Maps):
         self._start_process = start
         # Where workers are replaced after so many tasks, one task is one call.
         self._may_batch = max_tasks is None
+        self._replaces = max_tasks is not None
         self._initializer, self._initargs = initializer, tuple(initargs)
         # The core must not hold this object, which holds the core.
         self._core = _native.PoolCore("", processes, max_tasks, _failures(weakref.ref(self)))
@@ -88,6 +89,10 @@ class Processes(Maps):
         self._watched_calls: set[ApplyResult] = set()
         self._shared: set[ApplyResult] = set()
         self._imaps: weakref.WeakValueDictionary[int, IMapIterator] = weakref.WeakValueDictionary()
+        # What was dropped before anything was read of it: run to the end all the same.
+        self._unread: set[IMapIterator] = set()
+        # Whoever reads the input of an imap that is not its reader.
+        self._feeding = threading.RLock()
         self._closing = False
         self._supervisor: threading.Thread | None = None
         self._supervised = threading.Event()
@@ -107,8 +112,15 @@ class Processes(Maps):
         with self._acting:
             self._bury()
             while actions := self._core.poll():
+                failed: BaseException | None = None
                 for action in actions:
-                    self._execute(*action)
+                    try:
+                        self._execute(*action)
+                    except BaseException as error:
+                        # The engine asks only once: the others are carried out all the same.
+                        failed = failed or error
+                if failed is not None:
+                    raise failed
             return self._ended
 
     def _execute(self, what: str, worker: int = 0, pid: int = 0, why: str = "") -> None:
@@ -256,6 +268,9 @@ class Processes(Maps):
             self._wait(job, ANY, 0, None)
         if result._callback is not None or result._error_callback is not None:
             self._watch_call(result)
+        elif self._replaces:
+            # Somebody has to start the next workers, should nobody wait for the result.
+            self._supervise()
 
     def imap(
         self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, options: Options,
@@ -273,6 +288,8 @@ class Processes(Maps):
         iterator._fed_at = time.monotonic()
         self._imaps[job] = iterator
         self._feed_imap(iterator)
+        if self._replaces:
+            self._supervise()
 
     def _feed_imap(self, iterator: IMapIterator) -> None:
         if iterator._source is None:
@@ -427,9 +444,48 @@ class Processes(Maps):
         return self._progress_of(result)
 
     def abandon(self, iterator: IMapIterator) -> None:
-        """Nobody will read this imap."""
-        if iterator._job is not None and not self._ended and not iterator._detached:
+        """Nobody will read this imap, or nobody will read on.
+
+        Where nothing was read the calls are made for what they do, and all of them are. Where the
+        reader has stopped on the way, the rest is not wanted.
+        """
+        if iterator._job is None or self._ended or iterator._detached:
+            return
+        if iterator._given or self._stopped:
             self._core.close_job(iterator._job)
+            return
+        unread = type(iterator)(None)
+        vars(unread).update(vars(iterator), _pool=None, _window=1 << 30)
+        self._unread.add(unread)
+        self._imaps[iterator._job] = unread
+        self._supervise()
+
+    def _finish_unread(self) -> None:
+        with self._feeding:
+            for iterator in list(self._unread):
+                job = iterator._job
+                assert job is not None
+                self._feed_imap(iterator)
+                while taken := self._core.take(job, iterator._ordered, MOST_TAKEN):
+                    iterator._given += len(taken)
+                if iterator._source is None and self._core.is_exhausted(job):
+                    self._core.close_job(job)
+                    self._tasks.pop(job, None)
+                    iterator._detached = True
+                    self._unread.discard(iterator)
+
+    def _run_to_the_end(self, iterator: IMapIterator) -> None:
+        """What nobody reads now: hand over all of its input; outcomes are taken to make room."""
+        job = iterator._job
+        if job is None or iterator._detached or not iterator._lock.acquire(blocking=False):
+            return
+        try:
+            with self._feeding:
+                iterator._window = 1 << 30
+                self._feed_imap(iterator)
+            iterator._taken.extend(self._core.take(job, iterator._ordered, 1 << 30))
+        finally:
+            iterator._lock.release()
 
     def _drain(self, iterator: IMapIterator) -> None:
         """An imap that only its reader keeps open gives its job back."""
@@ -464,6 +520,8 @@ class Processes(Maps):
         if self._ended:
             return False
         self._serve_shared()
+        if self._unread:
+            self._finish_unread()
         if self._backlog:
             self._collect_maps()
         if self._watched_calls or self._watched_maps:
@@ -520,10 +578,10 @@ class Processes(Maps):
         # A worker that has just left the pool will have ended in a moment.
         pause = FIRST_PAUSE
         while not self._ended:
+            self._finish_unread()
             for iterator in list(self._imaps.values()):
-                if iterator._source is not None:
-                    iterator._window = 1 << 30
-                    self._feed_imap(iterator)
+                if iterator._source is not None and iterator not in self._unread:
+                    self._run_to_the_end(iterator)
             self._collect_maps()
             for job in list(self._streams.values()):
                 self._collect_calls(job)

@@ -151,6 +151,14 @@ class MapResult(ApplyResult):
         self._left: list[tuple[int, Any]] = []
         self._places: list[int] = []
 
+    @property
+    def _number_left(self) -> int:
+        """Chunks to come: programs show progress by it."""
+        if self._done:
+            return 0
+        done, total = self.progress()
+        return -((done - total) // self._chunksize) if self._chunksize > 0 else 0
+
     def _place_of(self, item: int) -> int:
         return item if item < self._length else self._places[item - self._length]
 
@@ -218,19 +226,20 @@ class IMapIterator:
 
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result; TimeoutError if it takes too long."""
-        pool = self._pool
-        if pool is None:
-            raise StopIteration
         deadline = None if timeout is None else time.monotonic() + timeout
         item: tuple[bool, Any] | None
         with self._lock:
+            pool = self._pool
+            if pool is None:
+                raise StopIteration
             if self._taken and self._given != self._last:
                 self._given += 1
                 item = self._taken.popleft()
             else:
                 item = pool._next(self, deadline)
+            if item is None:
+                self._pool = None
         if item is None:
-            self._pool = None
             if self._source_error is not None:
                 error, self._source_error = self._source_error, None
                 raise error

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     _Task = Callable[[], None]
 
 
+# Seconds until an initializer that has failed is tried again.
+PAUSE = 0.1
+
+
 class ThreadWorker(threading.Thread):
     """One thread of the pool."""
 
-    def __init__(self, tasks: queue.SimpleQueue[Any], initializer: Any, initargs: Any) -> None:
+    def __init__(self, threads: Threads, initializer: Any, initargs: Any) -> None:
         super().__init__(daemon=True)
-        self._tasks = tasks
+        self._threads = threads
         self._initializer = initializer
         self._initargs = initargs
 
@@ -29,9 +33,16 @@ class ThreadWorker(threading.Thread):
 
     def run(self) -> None:
         """Work until told to stop."""
-        if self._initializer is not None:
-            self._initializer(*self._initargs)
-        while (task := self._tasks.get()) is not None:
+        while self._initializer is not None:
+            try:
+                self._initializer(*self._initargs)
+                break
+            except Exception as error:
+                # Tried again, as if another thread had been started in the place of this one.
+                _report(error)
+                if self._threads.is_over(PAUSE):
+                    return
+        while (task := self._threads.tasks.get()) is not None:
             task()
             del task
 
@@ -40,10 +51,13 @@ class Threads:
     """Runs tasks on threads and tells results of it: what PoolCore is for processes."""
 
     def __init__(self, processes: int, initializer: Any, initargs: Any) -> None:
-        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._stopping = False
-        self.workers = [ThreadWorker(self._tasks, initializer, initargs) for _ in range(processes)]
+        # Input of imaps that is not at its end; the threads go on as long as there is any.
+        self._open: list[_Window] = []
+        self._closing = self._told_to_end = False
+        self.workers = [ThreadWorker(self, initializer, initargs) for _ in range(processes)]
         for worker in self.workers:
             worker.start()
 
@@ -61,7 +75,7 @@ class Threads:
         total = len(items)
         results: list[Any] = [None] * total
         claims = itertools.count()
-        if not items:
+        if total == 0:
             result._set(True, [])
 
         def task() -> None:
@@ -96,22 +110,41 @@ class Threads:
 
         Items are taken a chunk at a time; where the iterable raises, the chunk is not run.
         """
-        state = _Window(iterator, func, iter(items), chunk, window)
+        state = _Window(func, iter(items), chunk, window)
         iterator._source = state  # type: ignore[assignment]
+        self._open.append(state)
         self._feed(state)
 
     def _feed(self, state: _Window) -> None:
-        while not state.ended and state.fed - state.taken < state.window:
-            try:
-                items = list(itertools.islice(state.items, state.chunk))
-            except BaseException as error:
-                state.ended = True
-                state.iterator._source_error = error
-                break
-            state.ended = len(items) < state.chunk
-            for item in items:
-                self._put(self._numbered(state, state.fed, item))
-                state.fed += 1
+        with state.feeding:
+            while not state.ended and state.fed - state.taken < state.window:
+                try:
+                    items = list(itertools.islice(state.items, state.chunk))
+                except BaseException as error:
+                    state.ended = True
+                    state.error = error
+                    break
+                for item in items:
+                    self._put(self._numbered(state, state.fed, item))
+                    state.fed += 1
+                state.ended = len(items) < state.chunk
+        if state.ended and state in self._open:
+            self._open.remove(state)
+            self._end_if_done()
+
+    def abandon(self, iterator: IMapIterator) -> None:
+        """Nobody will read this imap on.
+
+        As in pools of processes, one that was not read at all is run to the end.
+        """
+        state: Any = iterator._source
+        if state is None or state.ended:
+            return
+        if state.taken:
+            state.ended = True
+        else:
+            state.window = 1 << 62
+        self._feed(state)
 
     def _numbered(self, state: _Window, number: int, item: Any) -> _Task:
         def task() -> None:
@@ -132,6 +165,8 @@ class Threads:
             with self._changed:
                 found = state.pop(iterator._ordered)
                 if found is not None or (state.ended and state.taken == state.fed):
+                    if found is None:
+                        iterator._source_error, state.error = state.error, None
                     return found  # type: ignore[no-any-return]
                 if not self._wait(deadline):
                     from .context import TimeoutError
@@ -153,7 +188,7 @@ class Threads:
         return True
 
     def _put(self, task: _Task) -> None:
-        self._tasks.put(task)
+        self.tasks.put(task)
 
     def _finish(self, done: Callable[[], None] | None) -> None:
         try:
@@ -162,38 +197,52 @@ class Threads:
         except Exception as error:
             # A callback's exception has nobody to be raised to; a thread that dies of it would be
             # lost.
-            threading.excepthook(
-                threading.ExceptHookArgs(
-                    (type(error), error, error.__traceback__, threading.current_thread())
-                )
-            )
+            _report(error)
         finally:
             with self._changed:
                 self._changed.notify_all()
 
     def close(self) -> None:
         """Let the threads end once all tasks are done."""
-        for _ in self.workers:
-            self._tasks.put(None)
+        self._closing = True
+        self._end_if_done()
+
+    def is_over(self, within: float) -> bool:
+        """Is nothing left to be done for the threads, or so many seconds later?"""
+        with self._changed:
+            return self._stopping or self._changed.wait_for(lambda: self._stopping, within)
+
+    def _end_if_done(self) -> None:
+        if self._closing and not self._open and not self._told_to_end:
+            self._told_to_end = True
+            for _ in self.workers:
+                self.tasks.put(None)
 
     def terminate(self) -> None:
         """Let the threads end after the calls that they are running; the rest is dropped."""
         self._stopping = True
+        for state in list(self._open):
+            state.ended = True
+        self._open.clear()
         self.close()
         with self._changed:
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Wait for the threads."""
+        """Wait for the threads, once they have all that is still to be done."""
+        for state in list(self._open):
+            state.window = 1 << 62
+            self._feed(state)
         for worker in self.workers:
             worker.join()
 
 
 class _Window:
-    def __init__(
-        self, iterator: IMapIterator, func: Any, items: Iterator[Any], chunk: int, window: int
-    ) -> None:
-        self.iterator, self.func, self.items = iterator, func, items
+    def __init__(self, func: Any, items: Iterator[Any], chunk: int, window: int) -> None:
+        self.func, self.items = func, items
+        self.error: BaseException | None = None
+        # The reader feeds, and whoever ends the pool.
+        self.feeding = threading.RLock()
         self.chunk, self.window = chunk, window
         self.fed = self.taken = 0
         self.ended = False
@@ -205,6 +254,14 @@ class _Window:
         if found is not None:
             self.taken += 1
         return found
+
+
+def _report(error: Exception) -> None:
+    threading.excepthook(
+        threading.ExceptHookArgs(
+            (type(error), error, error.__traceback__, threading.current_thread())
+        )
+    )
 
 
 def _call(stopping: bool, func: Any, args: Any, kwds: Any) -> tuple[bool, Any]:

@@ -435,4 +435,4 @@ class ThreadPool(Pool):
         return result._finished, result._length
 
     def _abandon(self, iterator: IMapIterator) -> None:
-        pass
+        self._engine.abandon(iterator)

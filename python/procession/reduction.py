@@ -151,6 +151,15 @@ def DupFd(fd: int) -> Any:
 # ------------------------------------------------------------------------------- reductions
 
 
+def reduce_array(array: Any) -> Any:
+    """Pickle a NumPy array so that it arrives writable, as what is received is its receiver's own.
+
+    With protocol 5 one that cannot be written to here could not be there either; in the standard
+    library, which pickles with an older one, it can.
+    """
+    return array.__reduce_ex__(5 if array.flags.writeable else 4)
+
+
 def _reduce_method(method: Any) -> tuple[Any, ...]:
     owner = method.__class__ if method.__self__ is None else method.__self__
     return getattr, (owner, method.__func__.__name__)

@@ -173,3 +173,56 @@ def test_a_party_that_dies_before_it_comes_breaks_the_barrier(
 def test_a_fork_by_any_process_with_threads(ctx: Any) -> None:
     """Also in a process that was not forked itself."""
     finish(start(ctx, fork_with_busy_threads, ctx.Lock(), ctx.SimpleQueue(), 20))
+
+
+def test_a_dead_owner_is_noticed_among_many_signals(run_program: Callable[..., Any]) -> None:
+    """No slice of the wait ever comes to its end."""
+    ran = run_program(
+        """\
+        import os
+        import signal
+        import time
+        import warnings
+
+        import procession as mp
+
+
+        def hold(lock, taken):
+            lock.acquire()
+            taken.set()
+            time.sleep(600)
+
+
+        context = mp.get_context("fork")
+        lock, taken = context.Lock(), context.Event()
+        child = context.Process(target=hold, args=(lock, taken))
+        child.start()
+        taken.wait()
+        warnings.simplefilter("ignore")
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        print(lock.acquire(timeout=40))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        """
+    )
+    assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
+
+
+def come_late(barrier: Any) -> None:
+    # Long enough for the other one to look for the dead.
+    threading.Event().wait(0.5)
+    barrier.wait(60)
+
+
+def test_the_end_of_a_plain_fork_does_not_break_a_barrier(ctx: BaseContext) -> None:
+    barrier = ctx.Barrier(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    other = start(ctx, come_late, barrier)
+    barrier.wait(60)
+    finish(other)

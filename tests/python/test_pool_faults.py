@@ -365,3 +365,34 @@ def _exists(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_worker_that_cannot_be_started_does_not_keep_the_others(
+    ctx: BaseContext, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ctx.Pool(2)
+    pids = [worker.pid for worker in pool._pool]
+    for pid in pids:
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    # Both are replaced in one go then.
+    eventually(lambda: all(_native_ended(worker) for worker in list(pool._pool)))
+    engine = pool._engine
+    make, refused = engine._start_process, []
+
+    def start_process(*args: Any, **kwds: Any) -> Any:
+        if not refused:
+            refused.append(True)
+            raise OSError(11, "Resource temporarily unavailable")
+        return make(*args, **kwds)
+
+    monkeypatch.setattr(engine, "_start_process", start_process)
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        pool.apply(abs, (-1,))
+    assert refused
+    pool.terminate()
+    pool.join()
+
+
+def _native_ended(worker: Any) -> bool:
+    return bool(_native.wait_exit(worker.sentinel, 0.0))

@@ -96,6 +96,139 @@ if __name__ == "__main__":
     print(queue.get(timeout=60))
     child.join()
 """,
+    "arrays as the input of a map": """\
+import multiprocessing.pool
+
+import numpy as np
+
+
+def show(value):
+    return str(value)
+
+
+def add(a, b):
+    return int(a + b)
+
+
+for Pool in (mp.Pool, mp.pool.ThreadPool):
+    with Pool(2) as pool:
+        for array in (np.arange(5), np.arange(0), np.array([0]), np.eye(2)):
+            print(pool.map(show, array), pool.map_async(show, array, 1).get(20))
+            print(list(pool.imap(show, array)))
+        print(pool.starmap(add, np.ones((3, 2))))
+""",
+    "arrays that cannot be written to": """\
+import numpy as np
+
+
+def double(array):
+    array *= 2
+    return array
+
+
+arrays = [
+    np.frombuffer(bytes(range(64)), "u1"),
+    np.frombuffer(bytes(100_000), "u1"),
+    np.broadcast_to(np.arange(3), (2, 3)),
+]
+queue, (first, second) = mp.Queue(), mp.Pipe()
+for array in arrays:
+    for sent in (array, [array], {"nested": (1, array)}):
+        queue.put(sent)
+        got = queue.get(timeout=30)
+        first.send(sent)
+        for got in (got, second.recv()):
+            while not isinstance(got, np.ndarray):
+                got = list(got.values() if isinstance(got, dict) else got)[-1]
+            got += 1
+            print(got.flags.writeable, got.dtype, int(got.sum()))
+with mp.Pool(2) as pool:
+    print([int(array.sum()) for array in pool.map(double, arrays, 1)])
+""",
+    "imaps that nobody reads": """\
+import itertools
+import time
+import multiprocessing.pool
+
+
+def note(value):
+    with noted.get_lock():
+        noted.value += 1
+
+
+noted = mp.Value("i", 0)
+for Pool in (mp.Pool, mp.pool.ThreadPool):
+    for method in ("imap", "imap_unordered"):
+        pool = Pool(2)
+        getattr(pool, method)(note, range(300))
+        kept = getattr(pool, method)(note, iter(range(200)))
+        pool.close()
+        pool.join()
+        print(noted.value, len(list(kept)))
+        noted.value = 0
+        pool = Pool(2)
+        getattr(pool, method)(note, range(40))
+        deadline = time.monotonic() + 30
+        while noted.value < 40 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(noted.value)
+        noted.value = 0
+        pool.terminate()
+        pool.join()
+""",
+    "workers that are replaced while nobody waits": """\
+def tell(number):
+    queue.put(number)
+
+
+queue = mp.Queue()
+with mp.Pool(2, maxtasksperchild=1) as pool:
+    results = [pool.apply_async(tell, (number,)) for number in range(6)]
+    print(sorted(queue.get(timeout=30) for _ in range(6)))
+    result = pool.map_async(tell, range(6), 1)
+    print(sorted(queue.get(timeout=30) for _ in range(6)))
+    results = pool.imap(tell, range(6))
+    print(sorted(queue.get(timeout=30) for _ in range(6)))
+""",
+    "signs of progress": """\
+def same(value):
+    return value
+
+
+with mp.Pool(2) as pool:
+    result = pool.map_async(same, range(10), 3)
+    print(result._number_left >= 0, result.get(30) == list(range(10)), result._number_left)
+""",
+    "modules that come along": """\
+queue = mp.Queue()
+child = mp.Process(target=int)
+child.start()
+print(mp.connection.wait([child.sentinel], 30) == [child.sentinel])
+print(mp.queues.Queue is type(queue), mp.synchronize.Lock.__name__, mp.util.__name__[-4:])
+try:
+    mp.nothing
+except AttributeError as error:
+    print(str(error)[-7:])
+""",
+    "threads whose initializer fails at first": """\
+import itertools
+import sys
+import threading
+import multiprocessing.pool
+
+threading.excepthook = lambda args: None
+tries = itertools.count()
+
+
+def initializer():
+    if next(tries) < 3:
+        raise OSError("not yet")
+
+
+pool = mp.pool.ThreadPool(2, initializer)
+print(pool.map_async(abs, [-1, -2], 1).get(30))
+pool.terminate()
+""",
     "a lock with methods of its own": """\
 class Noting(mp.synchronize.Lock):
     def __enter__(self):
