@@ -13,6 +13,7 @@ import pytest
 
 from children import finish, start
 from procession import synchronize
+from procession.context import BaseContext
 
 Eventually = Callable[..., None]
 
