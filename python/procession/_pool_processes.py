@@ -2,8 +2,8 @@
 
 The engine decides (who is to be started or killed, which item failed and why) and moves the bytes;
 this file starts and ends real processes and hands results to those who asked for them.  There is no
-thread for that: whoever waits for something does it for all.  Only where results must be delivered
-without anybody waiting (callbacks, timeouts, close) a supervisor thread is started.
+thread for that: whoever waits for something does it for all.  Only where something must be done
+without anybody waiting (callbacks, timeouts, workers that end) there is a supervisor thread.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from ._pool_results import ApplyResult
     from .process import BaseProcess
+
+# Seconds between two looks for workers that have died while nobody waits.
+LOOK_EVERY = 0.25
 
 # Seconds between two looks at workers that are about to end.
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
@@ -82,7 +85,8 @@ class Processes(Imaps):
         self._shared: set[ApplyResult] = set()
         self._closing = False
         self._supervisor: threading.Thread | None = None
-        self._supervised = threading.Event()
+        # It looks for the dead now and then, or also waits for what happens.
+        self._eager, self._kick = False, threading.Event()
         self._ended = False
         self._oom_kills = _native.oom_kills()
         self._stopped = False
@@ -122,6 +126,7 @@ class Processes(Imaps):
                     process.kill()
         elif what == "ended":
             self._ended = True
+            self._kick.set()
 
     def _spawn(self, worker: int) -> None:
         try:
@@ -256,7 +261,7 @@ class Processes(Imaps):
         if result._callback is not None or result._error_callback is not None:
             self._watch_call(result)
         elif self._replaces:
-            # Somebody has to start the next workers, should nobody wait for the result.
+            # The next workers are started at once, should nobody wait for the result.
             self._supervise()
 
     # ----------------------------------------------------------------------------- results
@@ -353,7 +358,17 @@ class Processes(Imaps):
 
     # ---------------------------------------------------------------------------- the thread
 
+    def look_after(self) -> None:
+        """See to it that workers are replaced which die while nobody waits here."""
+        if self._supervisor is None:
+            self._start_supervisor()
+
     def _supervise(self) -> None:
+        self._eager = True
+        self._kick.set()
+        self._start_supervisor()
+
+    def _start_supervisor(self) -> None:
         if self._supervisor is None:
             self._supervisor = threading.Thread(
                 target=_supervise, args=(weakref.ref(self),), name="pool supervisor", daemon=True
@@ -364,6 +379,10 @@ class Processes(Imaps):
         """One round of the supervisor; false when there is nothing more to do, ever."""
         if self._ended:
             return False
+        if not self._eager:
+            if self._core.wait_attention(0.0) == ATTENTION:
+                self._act()
+            return True
         self._serve_shared()
         if self._unread:
             self._finish_unread()
@@ -464,4 +483,7 @@ def _supervise(ref: weakref.ref[Processes]) -> None:
         pool = ref()
         if pool is None or not pool._supervise_once():
             return
+        kick = None if pool._eager else pool._kick
         del pool
+        if kick is not None:
+            kick.wait(LOOK_EVERY)

@@ -207,6 +207,9 @@ class Threads:
         self._closing = True
         self._end_if_done()
 
+    def look_after(self) -> None:
+        """Do nothing: threads do not die."""
+
     def is_over(self, within: float) -> bool:
         """Is nothing left to be done for the threads, or so many seconds later?"""
         with self._changed:

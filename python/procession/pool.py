@@ -193,6 +193,7 @@ class Pool:
         self._check_running()
         result = ApplyResult(self, callback, error_callback)
         self._submit(result, func, args, kwds, self._options(timeout, retries))
+        self._engine.look_after()
         return result
 
     def map(
@@ -233,9 +234,11 @@ class Pool:
         retries: int | None = None,
     ) -> MapResult:
         """As ``map``, without waiting for it."""
-        return self._map(
+        result = self._map(
             func, iterable, False, chunksize, callback, error_callback, timeout, retries
         )
+        self._engine.look_after()
+        return result
 
     def starmap_async(
         self,
@@ -249,9 +252,11 @@ class Pool:
         retries: int | None = None,
     ) -> MapResult:
         """As ``starmap``, without waiting for it."""
-        return self._map(
+        result = self._map(
             func, iterable, True, chunksize, callback, error_callback, timeout, retries
         )
+        self._engine.look_after()
+        return result
 
     def imap(
         self,
@@ -306,6 +311,7 @@ class Pool:
         self._submit_imap(
             iterator, func, iterable, chunksize, self._options(timeout, retries), buffersize
         )
+        self._engine.look_after()
         return iterator
 
     # ------------------------------------------------------------------- to and from the engine

@@ -190,6 +190,21 @@ with mp.Pool(2, maxtasksperchild=1) as pool:
     results = pool.imap(tell, range(6))
     print(sorted(queue.get(timeout=30) for _ in range(6)))
 """,
+    "workers that die while nobody waits": """\
+import os
+
+
+def tell(number):
+    if number < 2:
+        os._exit(1)
+    queue.put(number)
+
+
+queue = mp.Queue()
+with mp.Pool(2) as pool:
+    results = [pool.apply_async(tell, (number,)) for number in range(6)]
+    print(sorted(queue.get(timeout=30) for _ in range(4)))
+""",
     "signs of progress": """\
 def same(value):
     return value
