@@ -15,6 +15,7 @@ from . import reduction
 from .context import BufferTooShort
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -223,8 +224,9 @@ class Connection(_ConnectionBase):
     connections too.
     """
 
-    def _close(self) -> None:
-        os.close(self._check_closed())
+    # Bound here because at the interpreter's end the module's globals may be gone.
+    def _close(self, _close: Callable[[int], None] = os.close) -> None:
+        _close(self._check_closed())
 
     def _poll(self, timeout: float | None) -> bool:
         from .connection import wait

@@ -117,8 +117,11 @@ class Server:
                 return
 
     def accepter(self) -> None:
-        """Give each connection that comes a thread."""
-        while not self.stop_event.is_set():
+        """Give each connection that comes a thread.
+
+        Also when the server has stopped, if its process goes on: clients would wait for ever.
+        """
+        while True:
             try:
                 conn = self.listener.accept()
             except OSError as error:

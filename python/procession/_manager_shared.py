@@ -289,7 +289,8 @@ class SharedNamespace(_native.DictCore, Shared):
         try:
             return self[name]
         except KeyError:
-            return getattr(_EMPTY, name)
+            # `__dict__`, a method of `object`, or nothing.
+            return getattr(self.value(), name)
 
     write_attribute = _native.DictCore.__setitem__
 
@@ -298,10 +299,7 @@ class SharedNamespace(_native.DictCore, Shared):
         try:
             del self[name]
         except KeyError:
-            delattr(_EMPTY, name)
-
-
-_EMPTY = Namespace()
+            delattr(Namespace(), name)
 
 
 def _namespace(attributes: dict[str, Any]) -> Namespace:

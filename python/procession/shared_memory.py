@@ -211,10 +211,11 @@ class SharedMemory:
                     weakref.finalize(held, _keep_alive, mapping).atexit = False
         self._close_descriptor()
 
-    def _close_descriptor(self) -> None:
+    # Bound here because at the interpreter's end the module's globals may be gone.
+    def _close_descriptor(self, _close: Callable[[int], None] = os.close) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            _close(fd)
 
     def unlink(self) -> None:
         """Remove the name; the memory goes when the last process has closed it.

@@ -205,6 +205,35 @@ with mp.Pool(2) as pool:
     results = [pool.apply_async(tell, (number,)) for number in range(6)]
     print(sorted(queue.get(timeout=30) for _ in range(4)))
 """,
+    "what goes with a spawned child": """\
+import socket
+
+
+def write(memory, connection):
+    memory.buf[0] = 1
+
+
+if __name__ == "__main__":
+    SharedMemory = __import__(mp.__name__ + ".shared_memory", fromlist=["x"]).SharedMemory
+    Connection = __import__(mp.__name__ + ".connection", fromlist=["x"]).Connection
+    context = mp.get_context("spawn")
+    memory = SharedMemory(create=True, size=4)
+    mine, yours = socket.socketpair()
+    child = context.Process(target=write, args=(memory, Connection(yours.detach())))
+    child.start()
+    child.join()
+    print(memory.buf[0], child.exitcode)
+    memory.close()
+    memory.unlink()
+    with context.Manager() as manager:
+        space = manager.Namespace(a=1)
+        print(space._callmethod("__getattribute__", ("__dict__",)), space)
+        for call in (lambda: space.b, lambda: delattr(space, "b")):
+            try:
+                call()
+            except AttributeError as error:
+                print(error)
+""",
     "signs of progress": """\
 def same(value):
     return value
