@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import _native, util
 from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied
 from ._pool_imaps import Imaps
-from ._pool_maps import ANY, ATTENTION, NEXT, TIMED_OUT
+from ._pool_maps import ANY, ATTENTION, NEXT, READY, TIMED_OUT
 from ._pool_results import MapResult
 from ._pool_worker import APPLY, work
 
@@ -87,6 +87,8 @@ class Processes(Imaps):
         self._supervisor: threading.Thread | None = None
         # It looks for the dead now and then, or also waits for what happens.
         self._eager, self._kick = False, threading.Event()
+        # What it could not do.
+        self._trouble: BaseException | None = None
         self._ended = False
         self._oom_kills = _native.oom_kills()
         self._stopped = False
@@ -110,8 +112,13 @@ class Processes(Imaps):
                     except BaseException as error:
                         # The engine asks only once: the others are carried out all the same.
                         failed = failed or error
-                if failed is not None:
+                if failed is None:
+                    continue
+                if threading.current_thread() is not self._supervisor:
                     raise failed
+                # Whoever waits for a result next is told; the supervisor goes on, and tries again.
+                self._trouble = failed
+                break
             return self._ended
 
     def _execute(self, what: str, worker: int = 0, pid: int = 0, why: str = "") -> None:
@@ -142,6 +149,7 @@ class Processes(Imaps):
             self._core.worker_not_started(worker)
             raise
         util.debug("added worker")
+        self._trouble = None
         self.workers.append(process)
         self._by_id[worker] = process
         token = getattr(getattr(process, "_popen", None), "_token", None)
@@ -271,6 +279,10 @@ class Processes(Imaps):
         woken = int(self._core.wait(job, until, number, remaining))
         if woken == ATTENTION:
             self._act()
+        trouble = self._trouble
+        if trouble is not None and woken != READY:
+            self._trouble = None
+            raise trouble
         return woken
 
     def _collect_calls(self, job: int) -> None:
