@@ -51,7 +51,10 @@ class Popen(popen_fork.Popen):
         finally:
             set_spawning_popen(None)
         server = forkserver._forkserver
-        self._adopt(*server.start_child(self._token, data.getbuffer(), self._fds))
+        # Not `getbuffer`, which an interrupt would leave in the traceback: since 3.13 it is told of
+        # that the file ends before its buffer does.
+        contents = memoryview(data.getvalue())
+        self._adopt(*server.start_child(self._token, contents, self._fds))
         self._server_pid = server._forkserver_pid
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:

@@ -60,7 +60,7 @@ class Popen(popen_fork.Popen):
         # a child that dies before that is a child with an exit code, not a broken pipe.
         pipe_handle = os.memfd_create("procession-start")
         try:
-            _write_all(pipe_handle, data.getbuffer())
+            _write_all(pipe_handle, memoryview(data.getvalue()))
             os.lseek(pipe_handle, 0, os.SEEK_SET)
             self._fds.append(pipe_handle)
             command = spawn.get_command_line(
