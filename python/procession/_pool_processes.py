@@ -19,6 +19,7 @@ from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied
 from ._pool_imaps import Imaps
 from ._pool_maps import ANY, ATTENTION, NEXT, READY, TIMED_OUT
 from ._pool_results import MapResult
+from ._pool_threads import report
 from ._pool_worker import APPLY, work
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from ._pool_results import ApplyResult
     from .process import BaseProcess
+
+# In a row; then something is wrong that a next try does not mend.
+MOST_FAILURES = 10
 
 # Seconds between two looks for workers that have died while nobody waits.
 LOOK_EVERY = 0.25
@@ -491,10 +495,24 @@ def _failures(ref: weakref.ref[Processes]) -> Callable[..., Any]:
 
 def _supervise(ref: weakref.ref[Processes]) -> None:
     # Holds the pool only for the length of a round, so that a pool that nobody has any more can go.
+    failures = 0
     while True:
         pool = ref()
-        if pool is None or not pool._supervise_once():
+        if pool is None:
             return
+        try:
+            if not pool._supervise_once():
+                return
+            failures = 0
+        except Exception as error:
+            # Another thread may have ended the pool under our hands, or a job that was waited for.
+            if pool._stopped:
+                return
+            failures += 1
+            if failures == MOST_FAILURES:
+                raise
+            if "no such job" not in str(error):
+                report(error)
         kick = None if pool._eager else pool._kick
         del pool
         if kick is not None:

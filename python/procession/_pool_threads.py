@@ -39,7 +39,7 @@ class ThreadWorker(threading.Thread):
                 break
             except Exception as error:
                 # Tried again, as if another thread had been started in the place of this one.
-                _report(error)
+                report(error)
                 if self._threads.is_over(PAUSE):
                     return
         while (task := self._threads.tasks.get()) is not None:
@@ -197,7 +197,7 @@ class Threads:
         except Exception as error:
             # A callback's exception has nobody to be raised to; a thread that dies of it would be
             # lost.
-            _report(error)
+            report(error)
         finally:
             with self._changed:
                 self._changed.notify_all()
@@ -259,7 +259,8 @@ class _Window:
         return found
 
 
-def _report(error: Exception) -> None:
+def report(error: Exception) -> None:
+    """Tell of an exception that has nobody to be raised to, as of one that ends a thread."""
     threading.excepthook(
         threading.ExceptHookArgs(
             (type(error), error, error.__traceback__, threading.current_thread())
