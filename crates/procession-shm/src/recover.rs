@@ -6,7 +6,8 @@
 //! 1. the guards: sections that the dead process left are undone, so that every word is committed;
 //! 2. the holds: each object is told, then released;
 //! 3. objects that it was destroying are destroyed;
-//! 4. blocks: those that are still its own belong to nobody else, and are freed;
+//! 4. blocks: those that are still its own belong to nobody else, and are freed; not before all of 1 is done, as undoing a
+//!    section may give one back to somebody else. Until then the slot stays as it is, and whoever looks next goes on;
 //! 5. the slot is given back.
 
 use procession_sys::clock::now_ns;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::world::World;
 use common::{Child, Inventory, calmly, eventually, inside, start, within};
 use procession_shm::board::{Board, JobOptions, Next, OwnedJob, Seat, Taken};
-use procession_shm::ring::{INLINE_MAX, Message};
+use procession_shm::ring::{INLINE_MAX, Message, Ring, RingOptions};
 use procession_shm::sync::Broken;
 use procession_shm::{Session, WaitError, fault, kinds};
 use procession_sys::clock::Deadline;
@@ -62,6 +62,10 @@ fn child() {
             loop {
                 std::thread::park();
             }
+        }
+        "create" => {
+            fault::arm_stop(&point, 1);
+            drop(Ring::create(session, "another", RingOptions::default()).unwrap());
         }
         "work" => {
             let board = Board::of(world.diary.read_handle(0).unwrap()).unwrap();
@@ -206,28 +210,22 @@ fn putting_what_needs_memory_while_somebody_has_the_arena() {
     world.exercise();
 }
 
-#[test]
-fn recovering_what_another_one_held() {
+/// A process dies while another is stopped at `point` of `task`.
+fn recovering(task: &str, point: &str) {
     let session = kinds::create("other", None).unwrap();
     let before = Inventory::take(session);
     let world = World::create(session);
     let mut holder = start(session, "hold", &world.names(), "");
     world.event.wait(within(60), &mut calmly).unwrap();
-    let (world, _) = stopped_in(
-        session,
-        world,
-        "acquire",
-        "semaphore.acquire.set",
-        |world| {
-            holder.kill();
-            assert_eq!(holder.end(), Exit::Signal(9));
-            session.exited(holder.owner, -9).unwrap();
-            // The semaphore cannot be told of the death yet, which keeps nobody from the lock.
-            world.lock.acquire(within(60), &mut calmly).unwrap();
-            assert!(world.lock.take_recovery());
-            world.lock.release();
-        },
-    );
+    let (world, _) = stopped_in(session, world, task, point, |world| {
+        holder.kill();
+        assert_eq!(holder.end(), Exit::Signal(9));
+        session.exited(holder.owner, -9).unwrap();
+        // Not everything can be done for it yet, which keeps nobody from the lock.
+        world.lock.acquire(within(60), &mut calmly).unwrap();
+        assert!(world.lock.take_recovery());
+        world.lock.release();
+    });
     eventually("the semaphore has been told", || {
         session.recover_now().unwrap();
         world.semaphore.value() == 2
@@ -235,6 +233,16 @@ fn recovering_what_another_one_held() {
     assert!(world.semaphore.take_recovery());
     drop(world);
     assert_eq!(Inventory::take(session), before);
+}
+
+#[test]
+fn recovering_what_another_one_held() {
+    recovering("acquire", "semaphore.acquire.set");
+}
+
+#[test]
+fn recovering_while_somebody_has_the_table_of_objects() {
+    recovering("create", "object.create.filled");
 }
 
 /// A worker that was condemned is stopped when it has started another item, before it puts that back. What happens

@@ -18,6 +18,12 @@ fn board(seats: u32) -> Board {
     Board::create(session(), "board", seats, 0).unwrap()
 }
 
+fn open(board: &Board) -> OwnedJob {
+    let options = JobOptions::default();
+    let job = board.open_job(Message::default(), options).unwrap();
+    job.unwrap()
+}
+
 fn bytes_of(owner: &Board) -> usize {
     let mut count = 0;
     session()
@@ -465,10 +471,7 @@ fn finished_items_can_be_found_before_they_are_announced() {
 #[test]
 fn nothing_of_a_closed_job_is_taken_for_the_next_one_in_its_slot() {
     let board = board(2);
-    let mut job = board
-        .open_job(Message::default(), JobOptions::default())
-        .unwrap()
-        .unwrap();
+    let mut job = open(&board);
     for _ in 0..10 {
         job.feed(Message::default(), false).unwrap().unwrap();
     }
@@ -483,10 +486,7 @@ fn nothing_of_a_closed_job_is_taken_for_the_next_one_in_its_slot() {
 #[test]
 fn whoever_repairs_a_board_has_everybody_look_again_at_once() {
     let board = board(2);
-    let mut job = board
-        .open_job(Message::default(), JobOptions::default())
-        .unwrap()
-        .unwrap();
+    let mut job = open(&board);
     job.feed(Message::default(), false).unwrap().unwrap();
     // A worker has taken the hint back, and dies before it has looked a second time.
     let dying = board.clone();

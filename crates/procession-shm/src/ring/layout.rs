@@ -365,15 +365,20 @@ mod tests {
     use crate::arena::BlockOwner;
     use crate::primitive::Ordering;
     use crate::processes::{Role, State};
+    use crate::session::Session;
+
+    fn ring(max_bytes: u64) -> (&'static Session, Ring) {
+        let session = crate::kinds::create("ring-test", Some(1 << 30)).unwrap();
+        let options = RingOptions {
+            max_messages: 0,
+            max_bytes,
+        };
+        (session, Ring::create(session, "ring", options).unwrap())
+    }
 
     #[test]
     fn what_deaths_have_left_in_the_counts_does_not_add_up() {
-        let session = crate::kinds::create("ring-counts", Some(1 << 30)).unwrap();
-        let options = RingOptions {
-            max_messages: 0,
-            max_bytes: 1000,
-        };
-        let ring = Ring::create(session, "limited", options).unwrap();
+        let (_, ring) = ring(1000);
         let port = ring.port();
         let put = |len| {
             let bytes = vec![1; len];
@@ -389,12 +394,7 @@ mod tests {
 
     #[test]
     fn blocks_of_the_dead_are_kept_while_a_section_may_be_undone() {
-        let session = crate::kinds::create("ring-recovery", Some(1 << 30)).unwrap();
-        let options = RingOptions {
-            max_messages: 0,
-            max_bytes: 0,
-        };
-        let ring = Ring::create(session, "queue", options).unwrap();
+        let (session, ring) = ring(0);
         let dead = session.reserve("dead", Role::Process).unwrap();
         let owner = BlockOwner::process(dead);
         session.alloc(100, owner).unwrap();

@@ -88,6 +88,7 @@ impl Port<'_> {
         let bytes_out = body.bytes_out.load(Ordering::Relaxed);
         body.bytes_out
             .store(bytes_out.wrapping_add(len), Ordering::Relaxed);
+        crash_point!("ring.pop.counted");
         let is_limited = body.is_limited();
         if is_limited {
             txn.commit_ordered_on(&body.head, after);

@@ -102,6 +102,7 @@ impl Port<'_> {
         crash_point!("ring.push.written");
         body.bytes_in
             .store(body.bytes_before().wrapping_add(len), Ordering::Relaxed);
+        crash_point!("ring.push.counted");
         txn.commit_ordered_on(&body.tail, advance(tail, at + record));
         crash_point!("ring.push.committed");
         // Still under the guard: if we are killed before the wake-up, the next who takes the guard learns of it.

@@ -224,3 +224,25 @@ impl Semaphore {
         self.body.count.recoveries()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::processes::Role;
+
+    #[test]
+    fn units_in_a_record_that_nobody_has_are_not_given_back() {
+        let session = crate::kinds::create("semaphore-test", Some(1 << 30)).unwrap();
+        let semaphore = Semaphore::create(session, "semaphore", 0, 2).unwrap();
+        let gone = session.reserve("gone", Role::Process).unwrap();
+        // As another semaphore with the same number has left it.
+        let record = session
+            .hold_record(gone.slot(), semaphore.handle().index())
+            .unwrap();
+        record.flags.store(0, Ordering::SeqCst);
+        record.units.store(1, Ordering::SeqCst);
+        assert!(semaphore.release().unwrap());
+        assert_eq!(semaphore.value(), 1);
+        assert_eq!(record.units.load(Ordering::SeqCst), 1);
+    }
+}
