@@ -24,15 +24,16 @@ static NUMPY: PyOnceLock<Numpy> = PyOnceLock::new();
 
 /// `NumPy`, if this process has imported it.
 fn numpy(py: Python<'_>) -> Option<&Numpy> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     if let Some(found) = NUMPY.get(py) {
         return Some(found);
     }
-    let modules = py
-        .import(intern!(py, "sys"))
-        .ok()?
-        .getattr(intern!(py, "modules"))
-        .ok()?;
-    let module = modules.get_item(intern!(py, "numpy")).ok()?;
+    let modules = || -> PyResult<_> {
+        let modules = py.import("sys")?.getattr("modules")?;
+        Ok(modules.cast_into::<PyDict>()?.unbind())
+    };
+    let modules = MODULES.get_or_try_init(py, modules).ok()?.bind(py);
+    let module = modules.get_item(intern!(py, "numpy")).ok()??;
     let class = |name| -> Option<Py<PyType>> {
         Some(
             module
@@ -52,17 +53,6 @@ fn numpy(py: Python<'_>) -> Option<&Numpy> {
 
 /// The class of arrays, if this process can have any.
 pub(super) fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
-    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    if NUMPY.get(py).is_none() {
-        let modules = || -> PyResult<_> {
-            let modules = py.import("sys")?.getattr("modules")?;
-            Ok(modules.cast_into::<PyDict>()?.unbind())
-        };
-        let modules = MODULES.get_or_try_init(py, modules).ok()?.bind(py);
-        if !modules.contains(intern!(py, "numpy")).ok()? {
-            return None;
-        }
-    }
     numpy(py).map(|n| n.ndarray.bind(py))
 }
 
