@@ -182,7 +182,6 @@ def test_a_dead_owner_is_noticed_among_many_signals(run_program: Callable[..., A
         """\
         import os
         import signal
-        import time
         import warnings
 
         import procession as mp
@@ -191,7 +190,7 @@ def test_a_dead_owner_is_noticed_among_many_signals(run_program: Callable[..., A
         def hold(lock, taken):
             lock.acquire()
             taken.set()
-            time.sleep(600)
+            context.Event().wait()
 
 
         context = mp.get_context("fork")

@@ -146,17 +146,18 @@ with mp.Pool(2) as pool:
     print([int(array.sum()) for array in pool.map(double, arrays, 1)])
 """,
     "imaps that nobody reads": """\
-import itertools
-import time
 import multiprocessing.pool
 
 
 def note(value):
-    with noted.get_lock():
-        noted.value += 1
+    noted.release()
 
 
-noted = mp.Value("i", 0)
+def count(calls):
+    return sum(noted.acquire(timeout=30) for _ in range(calls)), noted.acquire(False)
+
+
+noted = mp.Semaphore(0)
 for Pool in (mp.Pool, mp.pool.ThreadPool):
     for method in ("imap", "imap_unordered"):
         pool = Pool(2)
@@ -164,15 +165,10 @@ for Pool in (mp.Pool, mp.pool.ThreadPool):
         kept = getattr(pool, method)(note, iter(range(200)))
         pool.close()
         pool.join()
-        print(noted.value, len(list(kept)))
-        noted.value = 0
+        print(count(500), len(list(kept)))
         pool = Pool(2)
         getattr(pool, method)(note, range(40))
-        deadline = time.monotonic() + 30
-        while noted.value < 40 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        print(noted.value)
-        noted.value = 0
+        print(count(40))
         pool.terminate()
         pool.join()
 """,
