@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import traceback
 from typing import Any
 
@@ -120,3 +121,12 @@ class TaskCancelled(ProcessError):
 
 class PoolBroken(ProcessError):
     """Workers die as soon as they start, so the pool has given up."""
+
+
+def report(error: Exception) -> None:
+    """Tell of an exception that has nobody to be raised to, as of one that ends a thread."""
+    threading.excepthook(
+        threading.ExceptHookArgs(
+            (type(error), error, error.__traceback__, threading.current_thread())
+        )
+    )

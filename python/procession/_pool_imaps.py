@@ -61,8 +61,6 @@ class Imaps(Maps):
         iterator._fed_at = time.monotonic()
         self._imaps[job] = iterator
         self._feed_imap(iterator)
-        if self._replaces:
-            self._supervise()
 
     def _feed_imap(self, iterator: IMapIterator) -> None:
         if iterator._source is None:

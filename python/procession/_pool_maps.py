@@ -35,7 +35,7 @@ class Maps:
 
     _core: _native.PoolCore
     _acting: threading.RLock  # type: ignore[valid-type, unused-ignore]
-    _may_batch: bool
+    _replaces: bool
     _stopped: bool
 
     def __init__(self, processes: int) -> None:
@@ -47,7 +47,6 @@ class Maps:
         self._watched_maps: set[MapResult] = set()
 
     if TYPE_CHECKING:
-        _replaces: bool
 
         def _open(
             self,
@@ -82,8 +81,6 @@ class Maps:
         if result._callback is not None or result._error_callback is not None:
             self._watched_maps.add(result)
             self._supervise()
-        elif self._replaces:
-            self._supervise()
 
     def _begin(
         self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
@@ -95,7 +92,7 @@ class Maps:
         if job is None:
             return False
         # Items that may be stopped, or run again, are handed over by themselves.
-        single = chunk == 1 or options.timeout is not None or options.retries or not self._may_batch
+        single = chunk == 1 or options.timeout is not None or options.retries or self._replaces
         batches = 1 if single else min(chunk or LARGEST_BATCH, LARGEST_BATCH)
         self._core.expect_items(job, items, batches, self._size)
         result._job = job

@@ -15,11 +15,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _native, util
-from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied
+from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied, report
 from ._pool_imaps import Imaps
 from ._pool_maps import ANY, ATTENTION, NEXT, READY, TIMED_OUT
 from ._pool_results import MapResult
-from ._pool_threads import report
 from ._pool_worker import APPLY, work
 
 if TYPE_CHECKING:
@@ -71,8 +70,7 @@ class Processes(Imaps):
     ) -> None:
         super().__init__(processes)
         self._start_process = start
-        # Where workers are replaced after so many tasks, one task is one call.
-        self._may_batch = max_tasks is None
+        # Workers are replaced after so many tasks; then one task is one call.
         self._replaces = max_tasks is not None
         self._initializer, self._initargs = initializer, tuple(initargs)
         # The core must not hold this object, which holds the core.
@@ -272,9 +270,6 @@ class Processes(Imaps):
             self._wait(job, ANY, 0, None)
         if result._callback is not None or result._error_callback is not None:
             self._watch_call(result)
-        elif self._replaces:
-            # The next workers are started at once, should nobody wait for the result.
-            self._supervise()
 
     # ----------------------------------------------------------------------------- results
 
@@ -375,8 +370,13 @@ class Processes(Imaps):
     # ---------------------------------------------------------------------------- the thread
 
     def look_after(self) -> None:
-        """See to it that workers are replaced which die while nobody waits here."""
-        if self._supervisor is None:
+        """See to it that workers are replaced which end while nobody waits here."""
+        if self._supervisor is not None:
+            return
+        if self._replaces:
+            # That is part of the work, so at once.
+            self._supervise()
+        else:
             self._start_supervisor()
 
     def _supervise(self) -> None:

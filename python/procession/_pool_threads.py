@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._pool_errors import report
 from ._pool_results import ApplyResult, IMapIterator, MapResult
 
 if TYPE_CHECKING:
@@ -257,15 +258,6 @@ class _Window:
         if found is not None:
             self.taken += 1
         return found
-
-
-def report(error: Exception) -> None:
-    """Tell of an exception that has nobody to be raised to, as of one that ends a thread."""
-    threading.excepthook(
-        threading.ExceptHookArgs(
-            (type(error), error, error.__traceback__, threading.current_thread())
-        )
-    )
 
 
 def _call(stopping: bool, func: Any, args: Any, kwds: Any) -> tuple[bool, Any]:
