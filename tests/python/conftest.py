@@ -32,6 +32,9 @@ BOUND = 20.0
 #: How long what a test used may take to be given back after it.
 LEAK_BOUND = 5.0
 
+#: Where named shared memory is.
+SHARED_FOLDER = Path("/dev/shm")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make child processes print their stacks when a fatal signal ends them."""
@@ -132,7 +135,7 @@ def descriptors() -> dict[int, str]:
 def shared_files() -> dict[str, str]:
     """Return this user's files in the shared-memory folder."""
     found: dict[str, str] = {}
-    for path in Path("/dev/shm").iterdir():
+    for path in SHARED_FOLDER.iterdir():
         try:
             if path.stat().st_uid == os.getuid():
                 found[path.name] = "a file in /dev/shm"

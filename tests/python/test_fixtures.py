@@ -17,7 +17,7 @@ def test_descriptor(no_leaks):
     os.open("/dev/null", os.O_RDONLY)
 
 def test_file(no_leaks):
-    open("/dev/shm/{name}", "w").close()
+    open({leak!r}, "w").close()
 
 def test_child():
     global child
@@ -35,19 +35,23 @@ def test_clean(ctx, no_leaks):
 
 
 def test_each_guard_finds_its_leak(pytester: pytest.Pytester) -> None:
-    name = f"procession-test-{pytester.path.name}"
+    # A folder of its own: what others do to /dev/shm meanwhile must not decide.
+    folder = pytester.mkdir("shared")
     conftest = (Path(__file__).parent / "conftest.py").read_text()
-    pytester.makeconftest(conftest.replace("LEAK_BOUND = 5.0", "LEAK_BOUND = 0.5"))
-    pytester.makepyfile(test_leaky=LEAKY.format(name=name))
-    try:
-        result = pytester.runpytest_subprocess("-q", "-W", "ignore::ResourceWarning")
-    finally:
-        Path("/dev/shm", name).unlink(missing_ok=True)
+    for line, instead in [
+        ("LEAK_BOUND = 5.0", "LEAK_BOUND = 0.5"),
+        ('SHARED_FOLDER = Path("/dev/shm")', f"SHARED_FOLDER = Path({str(folder)!r})"),
+    ]:
+        assert line in conftest
+        conftest = conftest.replace(line, instead)
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(test_leaky=LEAKY.format(leak=str(folder / "left")))
+    result = pytester.runpytest_subprocess("-q", "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=6, errors=3, failed=1)
     result.stdout.fnmatch_lines_random(
         [
             "*Failed: left behind: {*: '/dev/null'}*",
-            f"*Failed: left behind: {{'{name}': *",
+            "*Failed: left behind: {'left': *",
             "*Failed: children left behind: {*",
             "*Failed: did not happen within 0.05 s: the impossible*",
         ]
