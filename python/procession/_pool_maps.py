@@ -27,7 +27,7 @@ TIMED_OUT, READY, ATTENTION = range(3)
 NEXT, ANY, ALL_DONE, DONE = range(4)
 
 # The most calls that are handed over as one, unless chunksize says less.
-LARGEST_BATCH = 64
+LARGEST_BATCH = 256
 
 
 class Maps:
@@ -94,10 +94,10 @@ class Maps:
         # Items that may be stopped, or run again, are handed over by themselves.
         single = chunk == 1 or options.timeout is not None or options.retries or self._replaces
         batches = 1 if single else min(chunk or LARGEST_BATCH, LARGEST_BATCH)
-        self._core.expect_items(job, items, batches, self._size)
+        known = self._core.expect_items(job, items, batches, self._size)
         result._job = job
         result._batched = batches > 1
-        result._source = iter(items)
+        result._source = iter(() if known else items)
         self._maps[job] = result
         self._feed_map(result)
         return True

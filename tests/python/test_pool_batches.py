@@ -119,6 +119,34 @@ def test_quick_calls_are_put_together(pool: Any, monkeypatch: Any) -> None:
     assert seen == [COUNT, COUNT, COUNT, 100]
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        range(0),
+        range(5, 6),
+        range(COUNT, -COUNT, -3),
+        range(2**63 - COUNT, 2**63),
+        range(-(2**63), -(2**63) + 5 * COUNT, 5),
+        # These have ints that need more than 64 bits.
+        range(2**63 - COUNT // 2, 2**63 + COUNT // 2),
+        range(-(2**70), 2**70, 2**57),
+        range(0, -(2**64), -(2**50)),
+    ],
+    ids=str,
+)
+def test_ranges(pool: Any, items: range) -> None:
+    assert pool.map(same, items) == list(items)
+    assert pool.map(same, items, chunksize=100) == list(items)
+
+
+def test_ints_of_all_sizes(pool: Any) -> None:
+    edges = [sign * 2**bits + more for bits in range(70) for sign in (1, -1) for more in (-1, 0, 1)]
+    items = edges * (COUNT // len(edges))
+    assert pool.map(same, items) == items
+    assert pool.map(str, items) == [str(item) for item in items]
+    assert [type(x) for x in pool.map(bool, [0, 1] * 1000)] == [bool] * 2000
+
+
 def test_what_is_out_of_the_ordinary_in_a_batch(pool: Any) -> None:
     result = pool.map_async(odd_one, range(COUNT))
     with pytest.raises(KeyError) as raised:
@@ -144,9 +172,10 @@ def test_large_results_from_the_start(pool: Any) -> None:
     assert all(a.sum() == 5000 for a in got)
 
 
+@pytest.mark.parametrize("kind", [range, lambda count: list(range(count))], ids=["range", "list"])
 @pytest.mark.parametrize("function", [die_at, leave_at])
-def test_a_death_costs_the_call_alone(pool: Any, function: Any) -> None:
-    result = pool.map_async(function, range(COUNT))
+def test_a_death_costs_the_call_alone(pool: Any, function: Any, kind: Any) -> None:
+    result = pool.map_async(function, kind(COUNT))
     with pytest.raises(WorkerDied) as raised:
         result.get(LIMIT)
     assert raised.value.item == (17_000 if function is die_at else 16_000)
@@ -154,11 +183,12 @@ def test_a_death_costs_the_call_alone(pool: Any, function: Any) -> None:
     assert pool.map(same, range(COUNT)) == list(range(COUNT))
 
 
-def test_nothing_is_run_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [range, lambda count: list(range(count))], ids=["range", "list"])
+def test_nothing_is_run_twice(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "runs"
     pool = procession.get_context("fork").Pool(2, keep_directory, (str(path),))
     with pool, pytest.raises(WorkerDied):
-        pool.map(log, range(COUNT))
+        pool.map(log, kind(COUNT))
     runs = [int(line) for line in path.read_text().split()]
     assert sorted(runs) == list(range(COUNT // 2 + 1, COUNT))
 

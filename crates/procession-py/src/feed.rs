@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use procession_engine::pool::{JobId, Message};
 use pyo3::prelude::*;
-use pyo3::types::PyIterator;
+use pyo3::types::{PyInt, PyIterator};
 
+use crate::codec::range::Range;
 use crate::codec::{Encoded, Repeated, batch};
 use crate::pool::{PoolCore, pool_error};
 
@@ -60,8 +61,43 @@ impl Feed {
     }
 }
 
+/// What was put together.
+pub(crate) enum Items {
+    Objects(Vec<Py<PyAny>>),
+    Range(Range),
+}
+
+impl Items {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Objects(all) => all.len(),
+            Self::Range(range) => range.len(),
+        }
+    }
+
+    /// The one at a place.
+    pub(crate) fn get<'py>(&self, py: Python<'py>, at: usize) -> Option<Bound<'py, PyAny>> {
+        match self {
+            Self::Objects(all) => all.get(at).map(|item| item.bind(py).clone()),
+            Self::Range(range) => Some(PyInt::new(py, range.get(at)?).into_any()),
+        }
+    }
+
+    /// Drops them; like this it need not be asked each time whether the interpreter is ours.
+    pub(crate) fn forget(self, py: Python<'_>) {
+        if let Self::Objects(all) = self {
+            for item in all {
+                drop(item.into_bound(py));
+            }
+        }
+    }
+}
+
 /// How a job's items are put together, and what was put together.
 pub(crate) struct Batches {
+    /// What is left of the items, where these are a range, instead of their iterator.
+    range: Option<Range>,
     /// The most items in one.
     most: usize,
     /// Of all items.
@@ -73,12 +109,13 @@ pub(crate) struct Batches {
     singles: u64,
     size: usize,
     /// Batches that were not collected yet: the engine's item, and what is in it.
-    open: VecDeque<(u64, Vec<Py<PyAny>>)>,
+    open: VecDeque<(u64, Items)>,
 }
 
 impl Batches {
-    pub(crate) fn new(most: usize, total: usize, workers: usize) -> Self {
+    pub(crate) fn new(most: usize, total: usize, workers: usize, range: Option<Range>) -> Self {
         Self {
+            range,
             most,
             total,
             workers: workers.max(1),
@@ -103,7 +140,7 @@ impl Batches {
     }
 
     /// The items of the batch that the engine knows as `item`.
-    pub(crate) fn collected(&mut self, item: u64) -> Option<Vec<Py<PyAny>>> {
+    pub(crate) fn collected(&mut self, item: u64) -> Option<Items> {
         match self.open.front() {
             Some((first, _)) if *first == item => self.open.pop_front().map(|(_, items)| items),
             _ => None,
@@ -138,6 +175,15 @@ impl PoolCore {
                 size
             };
             let size = size.min(usize::try_from(limit - done).unwrap_or(usize::MAX));
+            let range = lock(batches).range;
+            if let Some(range) = range {
+                match self.feed_range(py, id, batches, range, size)? {
+                    Some(0) => return Ok((done, true)),
+                    Some(count) => done += count,
+                    None => return Ok((done, false)),
+                }
+                continue;
+            }
             let mut together = Vec::new();
             let mut single = None;
             let mut ended = false;
@@ -181,7 +227,7 @@ impl PoolCore {
                 done += together.len() as u64;
                 let mut state = lock(batches);
                 state.fed += together.len();
-                state.open.push_back((item, together));
+                state.open.push_back((item, Items::Objects(together)));
             }
             if let Some(item) = single {
                 if self.put(py, id, &item, feed.repeated.as_ref())?.is_none() {
@@ -198,5 +244,41 @@ impl PoolCore {
             }
         }
         Ok((done, false))
+    }
+
+    /// Feeds the next of a range, up to `size`: how many, none at its end; `None` if there is no room.
+    fn feed_range(
+        &self,
+        py: Python<'_>,
+        id: JobId,
+        batches: &Mutex<Batches>,
+        mut range: Range,
+        size: usize,
+    ) -> PyResult<Option<u64>> {
+        let next = range.split(size);
+        let fed = match next.len() {
+            0 => {
+                lock(batches).range = None;
+                return Ok(Some(0));
+            }
+            1 => self.put(py, id, PyInt::new(py, next.first()).as_any(), None)?,
+            _ => {
+                let message = next.arguments();
+                let message = Message::new(&message);
+                self.pool.feed(id, message).map_err(pool_error)?
+            }
+        };
+        let Some(item) = fed else {
+            return Ok(None);
+        };
+        let mut state = lock(batches);
+        state.range = Some(range);
+        state.fed += next.len();
+        if next.len() == 1 {
+            state.singles += 1;
+        } else {
+            state.open.push_back((item, Items::Range(next)));
+        }
+        Ok(Some(next.len() as u64))
     }
 }

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::codec::batch;
+use crate::feed::Items;
 use crate::pool::{EXITED, PoolCore, RETURNED, decode};
 
 impl PoolCore {
@@ -80,7 +81,7 @@ impl PoolCore {
         py: Python<'py>,
         job: u64,
         found: Collected,
-        items: &[Py<PyAny>],
+        items: &Items,
         lists: &mut Lists<'_, 'py>,
     ) -> PyResult<()> {
         let first = lists.results.len();
@@ -111,8 +112,9 @@ impl PoolCore {
                 (Some(failure), over)
             }
         };
-        for (number, item) in items.iter().enumerate().skip(lists.results.len() - first) {
+        while let Some(item) = items.get(py, lists.results.len() - first) {
             let at = lists.results.len() as u64;
+            let number = lists.results.len() - first;
             match failure {
                 Some(failure) if number < over => {
                     let error = self.failed(py, job, at, failure)?;

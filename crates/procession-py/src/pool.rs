@@ -14,6 +14,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::codec::range::Range;
 use crate::codec::{self, Encoded, Repeated};
 use crate::feed::{Batches, Feed, lock};
 use crate::outcomes::Lists;
@@ -216,23 +217,32 @@ impl PoolCore {
         }
     }
 
-    /// What is known of a job's items before they are fed. Large buffers that several of a list's items have in common are sent
-    /// once. With `batches` up to so many quick calls may be handed over as one.
+    /// What is known of a job's items before they are fed; true if they need not be fed from an iterator. Large buffers that
+    /// several of a list's items have in common are sent once. With `batches` up to so many quick calls may be handed over as
+    /// one.
     fn expect_items(
         &self,
         job_word: u64,
         items: &Bound<'_, PyAny>,
         batches: usize,
         workers: usize,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
+        let range = Range::of(items).filter(|_| batches > 1);
+        let known = range.is_some();
         let feed = Feed {
             repeated: Repeated::of(items)?.map(Arc::new),
-            batches: (batches > 1)
-                .then(|| Mutex::new(Batches::new(batches, items.len().unwrap_or(0), workers))),
+            batches: (batches > 1).then(|| {
+                Mutex::new(Batches::new(
+                    batches,
+                    items.len().unwrap_or(0),
+                    workers,
+                    range,
+                ))
+            }),
             ..Feed::default()
         };
         self.feeds().insert(job_word, Arc::new(feed));
-        Ok(())
+        Ok(known)
     }
 
     /// From here on each item is handed over by itself.
@@ -307,10 +317,7 @@ impl PoolCore {
             let batch = batches.and_then(|b| lock(b).collected(found.item));
             if let Some(batch) = batch {
                 self.take_batch(py, job_word, found, &batch, &mut lists)?;
-                // Dropped like this it need not be asked each time whether the interpreter is ours.
-                for item in batch {
-                    drop(item.into_bound(py));
-                }
+                batch.forget(py);
             } else {
                 let (success, value) = self.outcome(py, job_word, results.len() as u64, found)?;
                 lists.push(success, value)?;

@@ -9,7 +9,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::codec::{self, Encoded, batch};
+use crate::codec::batch::{self, Arguments};
+use crate::codec::{self, Encoded};
 use crate::pool::{EXITED, RAISED, RETURNED, decode, pool_error};
 use crate::raw::call_one;
 use crate::{enter, errors};
@@ -63,15 +64,13 @@ impl PoolWorker {
         let mut function: Option<Function<'_>> = None;
         let mut done = 0;
         while let Some(mut task) = next_task(py, &mut worker)? {
-            let calls = batch::count(task.bytes());
-            if calls > 0 {
+            if let Some(arguments) = Arguments::of(task.bytes()) {
                 let how = Finish {
                     session,
                     describe,
                     unsendable,
                 };
-                run_batch(py, &mut worker, &task, &mut function, &how)?;
-                done += calls;
+                done += run_batch(py, &mut worker, task.job, arguments, &mut function, &how)?;
                 continue;
             }
             let result = run_task(py, session, &worker, &mut task, &mut function);
@@ -173,25 +172,26 @@ struct Finish<'a, 'py> {
 }
 
 /// Runs a task that is many calls. What was finished is noted call by call, so that it is not lost if one of them kills this
-/// process. A large result ends the batch early; the parent has the rest of it run again, one by one.
+/// process. A large result ends the batch early; the parent has the rest of it run again, one by one. How many calls were begun.
 fn run_batch<'py>(
     py: Python<'py>,
     worker: &mut Worker,
-    task: &Task,
+    job: JobId,
+    mut arguments: Arguments<'_>,
     function: &mut Option<Function<'py>>,
     how: &Finish<'_, 'py>,
-) -> PyResult<()> {
+) -> PyResult<u64> {
     let mut notes = worker.notes().map_err(pool_error)?;
     // Where the notes have no room: all outcomes so far.
     let mut spilled: Option<Vec<u8>> = None;
     let mut calls = 0;
     let mut scratch = Vec::with_capacity(256);
-    let learned = learn_function(py, how.session, worker, task.job, function);
-    for bytes in batch::arguments(task.bytes()).into_iter().flatten() {
+    let learned = learn_function(py, how.session, worker, job, function);
+    while let Some(taken) = arguments.next(py) {
         notes.begin();
         calls += 1;
         let result = match &learned {
-            Ok(()) => codec::finish(py, how.session, codec::take(py, bytes, None))
+            Ok(()) => codec::finish(py, how.session, taken)
                 .and_then(|item| call(py, function.as_ref(), item)),
             Err(error) => Err(error.clone_ref(py)),
         };
@@ -219,7 +219,8 @@ fn run_batch<'py>(
             }
         };
         let Some(head) = batch::head(status, &encoded) else {
-            return finish_large(worker, &notes, spilled, calls, status, encoded);
+            finish_large(worker, &notes, spilled, calls, status, encoded)?;
+            return Ok(calls);
         };
         note(
             &mut notes,
@@ -231,7 +232,8 @@ fn run_batch<'py>(
             return Err(error);
         }
     }
-    finish_batch(worker, &notes, spilled, calls)
+    finish_batch(worker, &notes, spilled, calls)?;
+    Ok(calls)
 }
 
 /// Notes an outcome; if there is no room any more, everything goes to ordinary memory.

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! arguments:  BATCH | (length u16 | encoding)*
+//!             RANGE | start i64 | step i64 | count u32
 //! outcomes:   (status u8 | length u16 | encoding)*
+//! an int:     status u8 | (bytes + 1) << 4 | the int's lowest bytes
 //! ```
 //!
 //! Of outcomes the last one may be large: its length says [`REST`], its encoding is the rest of the message and has the
@@ -11,9 +13,11 @@
 use procession_shm::Session;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyInt;
 
 use super::encode::encode_simple;
-use super::{BATCH, Encoded, finish, take};
+use super::range::Range;
+use super::{BATCH, Encoded, RANGE, Taken, finish, take};
 
 /// A batch's arguments are not longer.
 pub(crate) const ARGUMENTS_MAX: usize = 1000;
@@ -74,26 +78,75 @@ pub(crate) fn outcome_simple(
     obj: &Bound<'_, PyAny>,
 ) -> bool {
     out.clear();
+    if obj.is_exact_instance_of::<PyInt>()
+        && let Ok(int) = obj.extract::<i64>()
+    {
+        let len = int_len(int);
+        out.push(status | (len as u8 + 1) << INT_SHIFT);
+        out.extend_from_slice(&int.to_le_bytes()[..len]);
+        return true;
+    }
     out.push(status);
     simple(py, out, obj, usize::from(REST) - 1)
 }
 
-/// The arguments of a batch, if the message is one.
-pub(crate) fn arguments(message: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
-    let (&tag, mut rest) = message.split_first()?;
-    (tag == BATCH).then(|| {
-        std::iter::from_fn(move || {
-            let (len, after) = rest.split_first_chunk::<2>()?;
-            let (one, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
-            rest = after;
-            Some(one)
-        })
-    })
+/// An int outcome says so, and how long it is, in the upper half of its status.
+const INT_SHIFT: u32 = 4;
+
+/// How many of an int's lowest bytes tell all of it; the rest is its sign.
+#[inline]
+fn int_len(int: i64) -> usize {
+    if int == 0 {
+        return 0;
+    }
+    let unsigned = if int < 0 { !int } else { int };
+    // One bit more, for the sign.
+    (65 - unsigned.leading_zeros()).div_ceil(8) as usize
 }
 
-/// How many arguments a batch has.
-pub(crate) fn count(message: &[u8]) -> u64 {
-    arguments(message).map_or(0, |all| all.count() as u64)
+/// An int of which so many bytes are told.
+#[inline]
+fn int_of(bytes: &[u8]) -> Option<i64> {
+    let mut word = match bytes.last() {
+        Some(top) if top >> 7 == 1 => [0xff; 8],
+        _ => [0; 8],
+    };
+    word.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    Some(i64::from_le_bytes(word))
+}
+
+/// The arguments of a batch that are still to be taken.
+pub(crate) enum Arguments<'a> {
+    Encoded(&'a [u8]),
+    Range(Range),
+}
+
+impl<'a> Arguments<'a> {
+    /// Of a message, if it is a batch.
+    pub(crate) fn of(message: &'a [u8]) -> Option<Self> {
+        match message.split_first()? {
+            (&BATCH, rest) => Some(Self::Encoded(rest)),
+            (&RANGE, rest) => Range::read(rest).map(Self::Range),
+            _ => None,
+        }
+    }
+
+    /// The next one, for [`finish`].
+    #[inline]
+    pub(crate) fn next<'py>(&mut self, py: Python<'py>) -> Option<Taken<'py>> {
+        match self {
+            Self::Encoded(rest) => {
+                let (len, after) = rest.split_first_chunk::<2>()?;
+                let (one, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+                *rest = after;
+                Some(take(py, one, None))
+            }
+            Self::Range(range) => {
+                let int = range.next()?;
+                Some(Taken::Object(PyInt::new(py, int).into_any()))
+            }
+        }
+    }
 }
 
 /// What stands before an outcome's encoding; `None` if it has to be the last one, with a head of [`last_head`].
@@ -120,7 +173,17 @@ pub(crate) fn outcomes<'py>(
     mut each: impl FnMut(u8, PyResult<Bound<'py, PyAny>>) -> PyResult<()>,
 ) -> PyResult<()> {
     let malformed = || PyRuntimeError::new_err("a batch arrived in a form that makes no sense");
-    while let Some((&[status, a, b], rest)) = message.split_first_chunk::<3>() {
+    while let Some((&status, rest)) = message.split_first() {
+        if status >> INT_SHIFT > 0 {
+            let len = usize::from(status >> INT_SHIFT) - 1;
+            let (one, rest) = rest.split_at_checked(len).ok_or_else(malformed)?;
+            message = rest;
+            let int = int_of(one).ok_or_else(malformed)?;
+            let value = PyInt::new(py, int).into_any();
+            each(status & ((1 << INT_SHIFT) - 1), Ok(value))?;
+            continue;
+        }
+        let (&[a, b], rest) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
         let len = u16::from_le_bytes([a, b]);
         let (one, rest) = if len == REST {
             (rest, &[][..])

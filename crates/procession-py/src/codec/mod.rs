@@ -13,7 +13,7 @@
 //! | 8 | how many of the parts in the message's block are buffers (the others are tickets), then a pickle |
 //! | 9 | bytes as they were given to `send_bytes` |
 //! | 10 | a NumPy array: its type and shape; the contents follow, or are the message's block |
-//! | 11 | a pool's batch, see `batch` |
+//! | 11, 14 | a pool's batch, see `batch` |
 
 pub(crate) mod batch;
 mod decode;
@@ -21,6 +21,7 @@ mod encode;
 mod kept;
 mod ndarray;
 mod pickler;
+pub(crate) mod range;
 mod repeated;
 mod small;
 
@@ -54,6 +55,7 @@ const NDARRAY: u8 = 10;
 const BATCH: u8 = 11;
 const LIST: u8 = 12;
 const DICT: u8 = 13;
+const RANGE: u8 = 14;
 
 thread_local! {
     /// While this thread pickles for another member of the session: the objects that go with the message.
