@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ._pool_inputs import Input, Reader, may_block
 from ._pool_maps import ANY, NEXT, TIMED_OUT, Maps
 from ._pool_worker import MAP
 from .context import TimeoutError
@@ -32,6 +33,7 @@ class Imaps(Maps):
 
     workers: list[BaseProcess]
     _ended: bool
+    _stopped: bool
     _tasks: dict[int, str]
 
     def __init__(self, processes: int) -> None:
@@ -39,6 +41,8 @@ class Imaps(Maps):
         self._imaps: weakref.WeakValueDictionary[int, IMapIterator] = weakref.WeakValueDictionary()
         # What was dropped before anything was read of it: run to the end all the same.
         self._unread: set[IMapIterator] = set()
+        # Inputs that are read by threads of their own, and not at their end.
+        self._read_by_threads: set[Input] = set()
         # Whoever reads the input of an imap that is not its reader.
         self._feeding = threading.RLock()
 
@@ -50,77 +54,135 @@ class Imaps(Maps):
         buffersize: int | None,
     ) -> None:  # fmt: skip
         """Run one call for each item of an iterable, as it is read."""
-        source = iter(items)
         job = self._open_now(MAP, func, None, iterator._ordered, options, chunk)
         iterator._job = job
         self._core.expect_items(job, items, 1, 1)
-        iterator._source = source
-        iterator._window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
-        iterator._widest = buffersize or LARGEST_WINDOW
-        iterator._chunk = chunk
-        iterator._fed_at = time.monotonic()
+        source = iterator._input
+        source.job, source.chunk = job, chunk
+        source.window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
+        source.widest = buffersize or LARGEST_WINDOW
+        source.fed_at = time.monotonic()
+        try:
+            source.source = iter(items)
+        except TypeError as error:
+            # Told to the reader, as whatever else the input raises.
+            source.source, source.error = iter(()), error
         self._imaps[job] = iterator
-        self._feed_imap(iterator)
+        if may_block(items):
+            ordered = iterator._ordered
+            source.thread = Reader(lambda: self._feed(source, ordered))
+            self._read_by_threads.add(source)
+            source.thread.start()
+        else:
+            self._feed(source, iterator._ordered)
 
     def _feed_imap(self, iterator: IMapIterator) -> None:
-        if iterator._source is None:
-            return
-        assert iterator._job is not None
-        under_way = self._core.progress(iterator._job)[0] - iterator._given
-        if under_way >= iterator._window - iterator._window // 2:
-            return
-        now = time.monotonic()
-        if now - iterator._fed_at < QUICK:
-            iterator._widen()
-        iterator._fed_at = now
-        room = iterator._window - under_way
+        """See to it that the input is read as far as its window reaches."""
+        source = iterator._input
+        if source.thread is None:
+            self._feed(source, iterator._ordered)
+        elif source.source is not None and self._room_for(source):
+            source.thread.kick()
+
+    def _room_for(self, source: Input) -> int:
+        """How much of the window is to be filled; none while that is less than half of it."""
+        under_way = self._core.progress(source.job)[0] - source.given
+        return source.window - under_way if under_way < source.window - source.window // 2 else 0
+
+    def _feed(self, source: Input, ordered: bool) -> bool:
+        """Read as much of an input as there is room for; false at its end."""
+        if source.source is None:
+            return False
         try:
-            _, ended = self._core.feed_iter(iterator._job, iterator._source, room)
+            while room := self._room_for(source):
+                now = time.monotonic()
+                if now - source.fed_at < QUICK:
+                    source.widen()
+                source.fed_at = now
+                if self._read(source, room, ordered):
+                    self._core.seal(source.job)
+                    self._end_input(source)
+                    self._close_when_fed()
+                    return False
+                if source.thread is None:
+                    break
         except BaseException as error:
+            self._end_input(source)
+            if source.thread is None:
+                raise
+            # The job may have gone meanwhile, with its reader or with the pool. If not, whoever
+            # waits for its outcomes must not do so for ever.
+            if not (source.closed or self._stopped):
+                source.error = source.error or error
+                self._core.close_job(source.job)
+            return False
+        return True
+
+    def _read(self, source: Input, room: int, ordered: bool) -> bool:
+        """Read so many items; true if that was the end of the input."""
+        if source.source is None:
+            return True
+        try:
+            ended: bool = self._core.feed_iter(source.job, source.source, room)[1]
+        except BaseException as error:
+            if source.closed or self._stopped:
+                raise
             # The input has failed: what it gave before is still worked on, then its error raised.
             # As in the standard library, that is so for whole chunks.
-            iterator._source_error = error
-            fed = self._core.progress(iterator._job)[0]
-            if iterator._ordered:
-                iterator._last = fed - fed % iterator._chunk
-            ended = True
-        if ended:
-            iterator._source = None
-            self._core.seal(iterator._job)
-            self._close_when_fed()
+            source.error = error
+            fed = self._core.progress(source.job)[0]
+            if ordered:
+                source.last = fed - fed % source.chunk
+            return True
+        return ended
+
+    def _end_input(self, source: Input) -> None:
+        source.source = None
+        self._read_by_threads.discard(source)
 
     def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
         """The next outcome of an imap; None at its end."""
-        job = iterator._job
+        job, source = iterator._job, iterator._input
         assert job is not None
         until = NEXT if iterator._ordered else ANY
         while True:
-            if iterator._given == iterator._last:
+            if source.given == source.last:
                 if not iterator._detached:
                     self._core.close_job(job)
                 return None
             if iterator._taken:
-                iterator._given += 1
+                source.given += 1
                 return iterator._taken.popleft()
             if iterator._detached:
                 return None
             self._feed_imap(iterator)
             # Some at once, but not so many that the workers run dry while the caller works on them.
-            most = min(iterator._window // 4, MOST_TAKEN) or 1
+            most = min(source.window // 4, MOST_TAKEN) or 1
             if taken := self._core.take(job, iterator._ordered, most):
                 iterator._taken.extend(taken)
                 continue
-            if iterator._source is None and self._core.is_exhausted(job):
+            if source.source is None and self._core.is_exhausted(job):
                 self._core.close_job(job)
                 self._tasks.pop(job, None)
                 return None
-            if iterator._source is not None:
+            if source.source is not None:
                 fed, claimed, _, _ = self._core.progress(job)
                 # The workers have taken all there was: look further ahead.
-                if claimed == fed and iterator._widen():
+                if claimed == fed and not self._room_for(source) and source.widen():
                     continue
-            if self._wait(job, until, 0, deadline) == TIMED_OUT:
+            if self._wait_for_outcome(job, until, source, deadline) == TIMED_OUT:
                 raise TimeoutError
+
+    def _wait_for_outcome(
+        self, job: int, until: int, source: Input, deadline: float | None
+    ) -> int | None:
+        try:
+            return self._wait(job, until, 0, deadline)
+        except Exception:
+            # A thread has come to the end of the input meanwhile, and all outcomes are taken.
+            if source.thread is not None and self._core.is_exhausted(job):
+                return None
+            raise
 
     def abandon(self, iterator: IMapIterator) -> None:
         """Nobody will read this imap, or nobody will read on.
@@ -128,16 +190,29 @@ class Imaps(Maps):
         Where nothing was read the calls are made for what they do, and all of them are. Where the
         reader has stopped on the way, the rest is not wanted.
         """
+        source = iterator._input
         if iterator._job is None or self._ended or iterator._detached:
             return
-        if iterator._given or self._stopped:
+        if source.given or self._stopped:
+            self._close_input(source)
             self._core.close_job(iterator._job)
             return
+        source.open_up()
         unread = type(iterator)(None)
-        vars(unread).update(vars(iterator), _pool=None, _window=1 << 30)
+        vars(unread).update(vars(iterator), _pool=None)
         self._unread.add(unread)
         self._imaps[iterator._job] = unread
         self._supervise()
+
+    def _close_input(self, source: Input) -> None:
+        source.closed = True
+        if source.thread is not None:
+            source.thread.kick()
+
+    def _close_inputs(self) -> None:
+        """The pool stops: no thread shall go on reading."""
+        for source in list(self._read_by_threads):
+            self._close_input(source)
 
     def _finish_unread(self) -> None:
         """Go on with what nobody will read."""
@@ -147,8 +222,8 @@ class Imaps(Maps):
                 assert job is not None
                 self._feed_imap(iterator)
                 while taken := self._core.take(job, iterator._ordered, MOST_TAKEN):
-                    iterator._given += len(taken)
-                if iterator._source is None and self._core.is_exhausted(job):
+                    iterator._input.given += len(taken)
+                if iterator._input.source is None and self._core.is_exhausted(job):
                     self._core.close_job(job)
                     self._tasks.pop(job, None)
                     iterator._detached = True
@@ -161,7 +236,7 @@ class Imaps(Maps):
             return
         try:
             with self._feeding:
-                iterator._window = 1 << 30
+                iterator._input.open_up()
                 self._feed_imap(iterator)
             iterator._taken.extend(self._core.take(job, iterator._ordered, 1 << 30))
         finally:
@@ -171,13 +246,13 @@ class Imaps(Maps):
         """At the end of the pool: all imaps are run to their end."""
         self._finish_unread()
         for iterator in list(self._imaps.values()):
-            if iterator._source is not None and iterator not in self._unread:
+            if iterator._input.source is not None and iterator not in self._unread:
                 self._run_to_the_end(iterator)
 
     def _drain(self, iterator: IMapIterator) -> None:
         """An imap that only its reader keeps open gives its job back."""
         job = iterator._job
-        if job is None or iterator._source is not None or iterator._detached:
+        if job is None or iterator._input.source is not None or iterator._detached:
             return
         fed, _, done, _ = self._core.progress(job)
         if done < fed:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import _native, util
 from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied, report
 from ._pool_imaps import Imaps
+from ._pool_inputs import Reader
 from ._pool_maps import ANY, ATTENTION, NEXT, READY, TIMED_OUT
 from ._pool_results import MapResult
 from ._pool_worker import APPLY, work
@@ -116,9 +117,11 @@ class Processes(Imaps):
                         failed = failed or error
                 if failed is None:
                     continue
-                if threading.current_thread() is not self._supervisor:
+                thread = threading.current_thread()
+                if thread is not self._supervisor and not isinstance(thread, Reader):
                     raise failed
-                # Whoever waits for a result next is told; the supervisor goes on, and tries again.
+                # Whoever waits for a result next is told; the pool's thread goes on, and the
+                # supervisor tries again.
                 self._trouble = failed
                 break
             return self._ended
@@ -237,7 +240,9 @@ class Processes(Imaps):
     def _open_now(self, *terms: Any) -> int:
         """Open a job, waiting for others to end as long as they do so by themselves."""
         while (job := self._open(*terms)) is None:
-            ending = any(i._source is None and not i._detached for i in list(self._imaps.values()))
+            ending = any(
+                i._input.source is None and not i._detached for i in list(self._imaps.values())
+            )
             if not ending and not self._maps:
                 raise RuntimeError(
                     "too many iterators of imap are open in one pool: read some to their end, or "
@@ -431,7 +436,7 @@ class Processes(Imaps):
 
     def _close_when_fed(self) -> None:
         unfed = self._unfed_maps()
-        unfed = unfed or any(i._source is not None for i in list(self._imaps.values()))
+        unfed = unfed or any(i._input.source is not None for i in list(self._imaps.values()))
         if self._closing and not unfed:
             for job in self._streams.values():
                 self._core.seal(job)
@@ -442,6 +447,7 @@ class Processes(Imaps):
         """End the workers, by SIGTERM and soon after by SIGKILL; unfinished calls fail."""
         self._closing = self._stopped = True
         self._core.terminate()
+        self._close_inputs()
         self._cancel_backlog()
         self._act()
         deadline = time.monotonic() + TERMINATE_GRACE

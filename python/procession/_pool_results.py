@@ -8,6 +8,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ._pool_inputs import Input
 from .context import TimeoutError
 
 if TYPE_CHECKING:
@@ -195,24 +196,12 @@ class IMapIterator:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self._job: int | None = None
-        self._source: Iterator[Any] | None = None
-        self._source_error: BaseException | None = None
+        self._input = Input()
         # Outcomes that the engine has handed out and the reader has not got yet; and whether these
         # are all, so that the engine's job is not needed any more.
         self._taken: deque[tuple[bool, Any]] = deque()
         self._detached = False
-        self._window = self._widest = self._chunk = 1
-        self._fed_at = 0.0
-        # How many outcomes were given, and after how many to stop if not at the end.
-        self._given, self._last = 0, -1
         self._lock = threading.Lock()
-
-    def _widen(self) -> bool:
-        """Look twice as far ahead, if that is not too far; false if it is."""
-        if self._window >= self._widest:
-            return False
-        self._window = min(2 * self._window, self._widest)
-        return True
 
     def __iter__(self) -> IMapIterator:
         return self
@@ -232,16 +221,16 @@ class IMapIterator:
             pool = self._pool
             if pool is None:
                 raise StopIteration
-            if self._taken and self._given != self._last:
-                self._given += 1
+            if self._taken and self._input.given != self._input.last:
+                self._input.given += 1
                 item = self._taken.popleft()
             else:
                 item = pool._next(self, deadline)
             if item is None:
                 self._pool = None
         if item is None:
-            if self._source_error is not None:
-                error, self._source_error = self._source_error, None
+            error, self._input.error = self._input.error, None
+            if error is not None:
                 raise error
             raise StopIteration
         success, value = item

@@ -9,10 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ._pool_errors import report
+from ._pool_inputs import Input, Reader, may_block
 from ._pool_results import ApplyResult, IMapIterator, MapResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     _Task = Callable[[], None]
 
@@ -111,41 +112,69 @@ class Threads:
 
         Items are taken a chunk at a time; where the iterable raises, the chunk is not run.
         """
-        state = _Window(func, iter(items), chunk, window)
-        iterator._source = state  # type: ignore[assignment]
+        state = iterator._input = _Window(func, chunk, window)
+        try:
+            state.source = iter(items)
+        except TypeError as error:
+            # Told to the reader, as whatever else the input raises.
+            state.error, state.ended = error, True
+            return
         self._open.append(state)
-        self._feed(state)
+        if may_block(items):
+            state.thread = Reader(lambda: self._feed(state))
+            state.thread.start()
+        else:
+            self._feed(state)
 
-    def _feed(self, state: _Window) -> None:
+    def _go_on(self, state: _Window) -> None:
+        """See to it that the input is read as far as its window reaches."""
+        if state.thread is None:
+            self._feed(state)
+        elif state.ended or state.closed or state.fed - state.given < state.window:
+            state.thread.kick()
+
+    def _feed(self, state: _Window) -> bool:
+        """Read as much of an input as there is room for; false at its end."""
         with state.feeding:
-            while not state.ended and state.fed - state.taken < state.window:
+            state.ended |= state.closed
+            while not state.ended and state.fed - state.given < state.window:
                 try:
-                    items = list(itertools.islice(state.items, state.chunk))
+                    items = list(itertools.islice(state.source or (), state.chunk))
                 except BaseException as error:
                     state.ended = True
                     state.error = error
+                    break
+                if state.closed:
+                    state.ended = True
                     break
                 for item in items:
                     self._put(self._numbered(state, state.fed, item))
                     state.fed += 1
                 state.ended = len(items) < state.chunk
-        if state.ended and state in self._open:
+        if not state.ended:
+            return True
+        state.source = None
+        if state in self._open:
             self._open.remove(state)
             self._end_if_done()
+        with self._changed:
+            self._changed.notify_all()
+        return False
 
     def abandon(self, iterator: IMapIterator) -> None:
         """Nobody will read this imap on.
 
         As in pools of processes, one that was not read at all is run to the end.
         """
-        state: Any = iterator._source
-        if state is None or state.ended:
+        state: Any = iterator._input
+        if state.ended:
             return
-        if state.taken:
-            state.ended = True
+        if state.given:
+            state.closed = True
+            state.ended = state.thread is None
         else:
-            state.window = 1 << 62
-        self._feed(state)
+            state.open_up()
+        self._go_on(state)
 
     def _numbered(self, state: _Window, number: int, item: Any) -> _Task:
         def task() -> None:
@@ -160,14 +189,12 @@ class Threads:
 
     def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
         """The next outcome of an imap; None at its end."""
-        state: Any = iterator._source
+        state: Any = iterator._input
         while True:
-            self._feed(state)
+            self._go_on(state)
             with self._changed:
                 found = state.pop(iterator._ordered)
-                if found is not None or (state.ended and state.taken == state.fed):
-                    if found is None:
-                        iterator._source_error, state.error = state.error, None
+                if found is not None or (state.ended and state.given == state.fed):
                     return found  # type: ignore[no-any-return]
                 if not self._wait(deadline):
                     from .context import TimeoutError
@@ -226,7 +253,8 @@ class Threads:
         """Let the threads end after the calls that they are running; the rest is dropped."""
         self._stopping = True
         for state in list(self._open):
-            state.ended = True
+            state.closed = state.ended = True
+            self._go_on(state)
         self._open.clear()
         self.close()
         with self._changed:
@@ -235,28 +263,28 @@ class Threads:
     def join(self) -> None:
         """Wait for the threads, once they have all that is still to be done."""
         for state in list(self._open):
-            state.window = 1 << 62
-            self._feed(state)
+            state.open_up()
+            self._go_on(state)
         for worker in self.workers:
             worker.join()
 
 
-class _Window:
-    def __init__(self, func: Any, items: Iterator[Any], chunk: int, window: int) -> None:
-        self.func, self.items = func, items
-        self.error: BaseException | None = None
-        # The reader feeds, and whoever ends the pool.
+class _Window(Input):
+    def __init__(self, func: Any, chunk: int, window: int) -> None:
+        super().__init__()
+        self.func = func
+        # The outcomes' reader feeds, and whoever ends the pool.
         self.feeding = threading.RLock()
         self.chunk, self.window = chunk, window
-        self.fed = self.taken = 0
+        self.fed = 0
         self.ended = False
         self.outcomes: dict[int, tuple[bool, Any]] = {}
 
     def pop(self, ordered: bool) -> tuple[bool, Any] | None:
-        number = self.taken if ordered else next(iter(self.outcomes), -1)
+        number = self.given if ordered else next(iter(self.outcomes), -1)
         found = self.outcomes.pop(number, None)
         if found is not None:
-            self.taken += 1
+            self.given += 1
         return found
 
 

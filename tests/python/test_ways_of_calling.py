@@ -269,6 +269,40 @@ pool = mp.pool.ThreadPool(2, initializer)
 print(pool.map_async(abs, [-1, -2], 1).get(30))
 pool.terminate()
 """,
+    "input that waits for results": """\
+import multiprocessing.pool
+import queue
+import threading
+
+
+def double(x):
+    return 2 * x
+
+
+def items(results):
+    yield 1
+    while (item := results.get(timeout=20)) < 100:
+        yield item
+    raise ValueError(threading.current_thread() is threading.main_thread())
+
+
+for make in (mp.get_context("fork").Pool, mp.pool.ThreadPool):
+    with make(2) as pool:
+        for method in (pool.imap, pool.imap_unordered):
+            results = queue.Queue()
+            try:
+                for result in method(double, items(results)):
+                    print(result)
+                    results.put(result)
+            except ValueError as error:
+                print("end of input", error)
+            # Not one call, but none to begin with.
+            nothing = method(double, 5)
+            try:
+                next(nothing)
+            except TypeError as error:
+                print(error)
+""",
     "a lock with methods of its own": """\
 class Noting(mp.synchronize.Lock):
     def __enter__(self):
@@ -341,11 +375,15 @@ print(reader.closed)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_see_no_difference(name: str, run_program: Callable[..., Any]) -> None:
     told = {}
-    for library in ("multiprocessing", "procession"):
-        ran = run_program(
-            f"import {library} as mp\nimport {library}.queues, {library}.synchronize\n"
-            + PROGRAMS[name]
-        )
+    # The standard library's pool of threads was seen to lose its threads, with a result to come.
+    for library, tries in (("multiprocessing", 3), ("procession", 1)):
+        for _ in range(tries):
+            ran = run_program(
+                f"import {library} as mp\nimport {library}.queues, {library}.synchronize\n"
+                + PROGRAMS[name]
+            )
+            if ran.returncode == 0:
+                break
         assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
         told[library] = ran.stdout
     assert told["procession"] == told["multiprocessing"] != ""
