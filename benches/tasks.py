@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,6 +75,27 @@ def round_trips(library: str, pause: float, count: int, pick: float, limit: floa
     pool.end()
     times.sort()
     return times[int(len(times) * pick)]
+
+
+def from_threads(library: str) -> float:
+    """Seconds for each of many calls, where four threads each wait for one after the other."""
+    count = share_for(library, 2000)
+    pool = workers_of(library)
+    pool.map(nothing, range(200), 1)
+
+    def body() -> None:
+        for _ in range(count):
+            pool.call(nothing, 1)
+
+    threads = [threading.Thread(target=body) for _ in range(4)]
+    began = now()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = now() - began
+    pool.end()
+    return seconds / (4 * count)
 
 
 def efficiency(library: str) -> float:
@@ -159,6 +181,16 @@ add(
 _trip_row("apply-median", "`apply_async` round trip, median", 20, 0.0, 3000, 0.5)
 _trip_row("apply-p99", "`apply_async` round trip, 99th percentile", 20, 0.0, 3000, 0.99)
 _trip_row("apply-idle", "`apply_async` after 10 ms idle, median", 3, 0.01, 100, 0.5)
+add(
+    Row(
+        "apply-threads",
+        "`apply_async` round trips by 4 threads, each call",
+        SECTION,
+        from_threads,
+        (MP, OURS, FUTURES),
+        None,
+    )
+)
 add(
     Row(
         "efficiency",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from . import _native
     from ._pool_processes import Options
-    from ._pool_results import MapResult
+    from ._pool_results import ApplyResult, MapResult
 
 TIMED_OUT, READY, ATTENTION = range(3)
 NEXT, ANY, ALL_DONE, DONE = range(4)
@@ -62,6 +62,8 @@ class Maps:
         def _supervise(self) -> None: ...
         def _close_when_fed(self) -> None: ...
         def _forget(self, job: int) -> None: ...
+        def _settle(self, result: ApplyResult, success: bool, value: Any) -> None: ...
+        def _await_callback(self, result: ApplyResult, deadline: float | None) -> None: ...
 
     # -------------------------------------------------------------------------------- new ones
 
@@ -72,7 +74,7 @@ class Maps:
         """Run one call for each item of a list."""
         # Not its truth, which arrays do not have.
         if len(items) == 0:
-            result._set(True, [])
+            self._settle(result, True, [])
             return
         with self._acting:
             if self._backlog or not self._begin(result, func, star, items, chunk, options):
@@ -126,9 +128,9 @@ class Maps:
                 self._end_map(result, result._job)
                 result._source = None
                 if self._stopped:
-                    result._set(False, TaskCancelled("the pool was terminated"))
+                    self._settle(result, False, TaskCancelled("the pool was terminated"))
                     return True
-                result._set(False, error)
+                self._settle(result, False, error)
                 raise
             if ended:
                 result._source = None
@@ -175,17 +177,17 @@ class Maps:
         """Work on a map until it is complete, or the time is up."""
         while True:
             with self._acting:
-                if result._done:
-                    return
+                if result._done or result._handed:
+                    break
                 if result._job is None:
                     self._begin_backlog()
                 if result._job is not None and (
                     self._feed_map(result) or self._collect_map(result, result._job)
                 ):
                     self._end_map(result, result._job)
-                    result._complete()
+                    self._settle(result, *result._outcome())
                     self._begin_backlog()
-                    return
+                    continue
                 job = result._job
                 fed, _, done, collected = self._core.progress(job) if job else (0, 0, 0, 0)
             if job is None:
@@ -205,21 +207,25 @@ class Maps:
                 with self._acting:
                     if job in self._maps and not self._collect_map(result, job):
                         return
+        if not result._done:
+            self._await_callback(result, deadline)
 
     def _collect_maps(self) -> None:
         """Take in what has come of any map, and complete those that are at their end."""
         with self._acting:
             for job, result in list(self._maps.items()):
-                if result._done:
+                if result._done or result._handed:
                     self._end_map(result, job)
                     continue
                 if self._feed_map(result) or self._collect_map(result, job):
                     self._end_map(result, job)
-                    result._complete()
+                    self._settle(result, *result._outcome())
             self._begin_backlog()
 
     def _progress_of(self, result: MapResult) -> tuple[int, int]:
         job = result._job
+        if result._handed:
+            return result._length, result._length
         if job is None:
             return 0, result._length
         fed, _, done, collected = self._core.progress(job)
@@ -241,5 +247,5 @@ class Maps:
             waiting = [b[0] for b in self._backlog if result is None or b[0] is result]
             self._backlog = deque(b for b in self._backlog if b[0] not in waiting)
         for one in waiting:
-            one._set(False, TaskCancelled("it was cancelled before it had begun"))
+            self._settle(one, False, TaskCancelled("it was cancelled before it had begun"))
         return bool(waiting)

@@ -3,7 +3,8 @@
 The engine decides (who is to be started or killed, which item failed and why) and moves the bytes;
 this file starts and ends real processes and hands results to those who asked for them.  There is no
 thread for that: whoever waits for something does it for all.  Only where something must be done
-without anybody waiting (callbacks, timeouts, workers that end) there is a supervisor thread.
+without anybody waiting (callbacks, timeouts, workers that end) there is a supervisor thread; users' code
+(callbacks, the input of imaps) has threads of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _native, util
+from ._pool_calls import Calls
 from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied, report
-from ._pool_imaps import Imaps
 from ._pool_inputs import Reader
-from ._pool_maps import ANY, ATTENTION, NEXT, READY, TIMED_OUT
+from ._pool_maps import ANY, ATTENTION, NEXT, READY
 from ._pool_results import MapResult
 from ._pool_worker import APPLY, work
 
@@ -58,7 +59,7 @@ class Options:
         return self.timeout, self.retries
 
 
-class Processes(Imaps):
+class Processes(Calls):
     """The processes of a pool and their work."""
 
     def __init__(
@@ -79,12 +80,7 @@ class Processes(Imaps):
         self.workers: list[BaseProcess] = []
         self._by_id: dict[int, BaseProcess] = {}
         self._acting = threading.RLock()
-        self._streams: dict[tuple[float | None, int], int] = {}
-        self._calls: dict[tuple[int, int], ApplyResult] = {}
         self._tasks: dict[int, str] = {}
-        # Results that have to be delivered without anybody waiting here: there are callbacks, or
-        # other processes want them.
-        self._watched_calls: set[ApplyResult] = set()
         self._shared: set[ApplyResult] = set()
         self._closing = False
         self._supervisor: threading.Thread | None = None
@@ -233,7 +229,7 @@ class Processes(Imaps):
         for job, result in list(self._maps.items()):
             if result._source is None and self._collect_map(result, job):
                 self._end_map(result, job)
-                result._complete()
+                self._settle(result, *result._outcome())
         for iterator in list(self._imaps.values()):
             self._drain(iterator)
 
@@ -255,27 +251,6 @@ class Processes(Imaps):
     def _forget(self, job: int) -> None:
         self._tasks.pop(job, None)
 
-    def submit(
-        self, result: ApplyResult, func: Any, args: Any, kwds: Any, options: Options
-    ) -> None:
-        """Run one call."""
-        key = options.key()
-        job = self._streams.get(key)
-        if job is None:
-            job = self._streams[key] = self._open_now(APPLY, None, None, False, options, 1)
-        while True:
-            with self._acting:
-                item = self._core.feed(job, (func, args, kwds))
-                if item is not None:
-                    result._key = (job, item)  # type: ignore[attr-defined]
-                    result._func = func
-                    self._calls[job, item] = result
-                    break
-            self._collect_calls(job)
-            self._wait(job, ANY, 0, None)
-        if result._callback is not None or result._error_callback is not None:
-            self._watch_call(result)
-
     # ----------------------------------------------------------------------------- results
 
     def _wait(self, job: int, until: int, number: int, deadline: float | None) -> int:
@@ -288,26 +263,6 @@ class Processes(Imaps):
             self._trouble = None
             raise trouble
         return woken
-
-    def _collect_calls(self, job: int) -> None:
-        while (found := self._core.next(job, False)) is not None:
-            item, success, value = found
-            result = self._calls.pop((job, item), None)
-            if result is not None:
-                self._deliver(result, success, value)
-
-    def _deliver(self, result: ApplyResult, success: bool, value: Any) -> None:
-        try:
-            result._set(success, value)
-        finally:
-            self._watched_calls.discard(result)
-
-    def _watch_call(self, result: ApplyResult) -> None:
-        self._watched_calls.add(result)
-        if result._done:
-            # It was delivered before it stood there.
-            self._watched_calls.discard(result)
-        self._supervise()
 
     def share(self, result: ApplyResult) -> None:
         """See to it that a result's future is settled, and cancelled if another process asks."""
@@ -340,18 +295,13 @@ class Processes(Imaps):
         deadline = None if timeout is None else time.monotonic() + timeout
         if isinstance(result, MapResult):
             self._drive_map(result, deadline)
-            return
-        job, _ = result._key  # type: ignore[attr-defined]
-        while True:
-            self._collect_calls(job)
-            if result._done:
-                return
-            if self._wait(job, ANY, 0, deadline) == TIMED_OUT:
-                self._collect_calls(job)
-                return
+        else:
+            self._drive_call(result, deadline)
 
     def cancel(self, result: ApplyResult) -> bool:
         """Stop the calls of a result."""
+        if result._handed:
+            return False
         if isinstance(result, MapResult):
             with self._acting:
                 job = result._job
@@ -364,7 +314,8 @@ class Processes(Imaps):
             stopped = [self._core.cancel(job, item) for item in range(fed)]
             cancelled = any(stopped)
         else:
-            cancelled = bool(self._core.cancel(*result._key))  # type: ignore[attr-defined]
+            stream, item = result._key
+            cancelled = bool(self._core.cancel(stream.job, item))
         self._act()
         return cancelled
 
@@ -418,13 +369,15 @@ class Processes(Imaps):
         return True
 
     def _wait_for_watched(self) -> None:
-        for job in list(self._streams.values()):
-            self._collect_calls(job)
+        streams = list(self._streams.values())
+        ours = [stream.job for stream in streams if self._collect_if_free(stream)]
         for result in list(self._watched_maps):
             self._drive_map(result, time.monotonic())
-        jobs = [(job, ANY) for job in self._streams.values()]
+        jobs = [(job, ANY) for job in ours]
         jobs += [(r._job, NEXT) for r in self._watched_maps if r._job is not None]
-        if self._core.wait_many(jobs, 0.2 if jobs else 0.02) == ATTENTION:
+        # Others collect what is not ours, as long as they wait for something.
+        short = not jobs or len(ours) < len(streams)
+        if self._core.wait_many(jobs, 0.02 if short else 0.2) == ATTENTION:
             self._act()
 
     # ------------------------------------------------------------------------------- the end
@@ -438,8 +391,8 @@ class Processes(Imaps):
         unfed = self._unfed_maps()
         unfed = unfed or any(i._input.source is not None for i in list(self._imaps.values()))
         if self._closing and not unfed:
-            for job in self._streams.values():
-                self._core.seal(job)
+            for stream in list(self._streams.values()):
+                self._core.seal(stream.job)
             self._core.close()
             self._act()
 
@@ -458,6 +411,7 @@ class Processes(Imaps):
                 process.join()
         self._act()
         self._settle_shared()
+        self._callbacks.end()
 
     def join(self) -> None:
         """Wait until all work is done and the workers have left."""
@@ -466,17 +420,20 @@ class Processes(Imaps):
         while not self._ended:
             self._finish_imaps()
             self._collect_maps()
-            for job in list(self._streams.values()):
-                self._collect_calls(job)
+            for stream in list(self._streams.values()):
+                self._collect_if_free(stream)
             if self._act():
                 break
             woken = self._core.wait_attention(pause)
             pause = FIRST_PAUSE if woken == ATTENTION else min(2 * pause, LONGEST_PAUSE)
         for result in list(self._watched_maps):
             self._drive_map(result, time.monotonic())
-        for job in list(self._streams.values()):
-            self._collect_calls(job)
+        for stream in list(self._streams.values()):
+            self._collect_if_free(stream)
         self._settle_shared()
+        self._callbacks.end()
+        if not self._stopped:
+            self._callbacks.join()
         supervisor = self._supervisor
         if supervisor is not None and supervisor is not threading.current_thread():
             supervisor.join()

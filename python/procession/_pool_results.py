@@ -49,7 +49,12 @@ class ApplyResult:
         self._value: Any = None
         self._callback = callback
         self._error_callback = error_callback
-        # For an error to name it.
+        # It has come, and its callback is to be called before it is told.
+        self._handed = False
+        # Of those who wait for another thread to bring it.
+        self._waiters: list[threading.Event] = []
+        # Where a pool of processes finds it, and what it is called for an error to name it.
+        self._key: Any = None
         self._func: Any = None
         # Stands for this result in other processes, once it was sent to one.
         self._future: SharedFuture | None = None
@@ -101,6 +106,9 @@ class ApplyResult:
             return False
         return bool(self._pool._cancel(self))
 
+    def _has_callback(self, success: bool) -> bool:
+        return (self._callback if success else self._error_callback) is not None
+
     def _set(self, success: bool, value: Any) -> None:
         if self._done:
             return
@@ -112,6 +120,8 @@ class ApplyResult:
         finally:
             self._done = True
             self._callback = self._error_callback = self._func = None
+            for waiter in list(self._waiters):
+                waiter.set()
             # The result does not keep the pool: it may outlive it.
             self._pool = None
             if self._future is not None:
@@ -172,12 +182,15 @@ class MapResult(ApplyResult):
         self._errors = [(self._place_of(item), error) for item, error in self._errors]
         self._places = []
 
-    def _complete(self) -> None:
-        if self._errors:
-            self._set(False, min(self._errors, key=lambda e: e[0])[1])
-        else:
-            self._set(True, self._results)
+    def _outcome(self) -> tuple[bool, Any]:
+        results, errors = self._results, self._errors
         self._results, self._errors = [], []
+        if errors:
+            return False, min(errors, key=lambda e: e[0])[1]
+        return True, results
+
+    def _complete(self) -> None:
+        self._set(*self._outcome())
 
     def progress(self) -> tuple[int, int]:
         """How many items are finished, and how many there are."""

@@ -1,0 +1,96 @@
+"""The thread that calls a pool's callbacks, and nobody else does.
+
+As in the standard library: a callback may take its time, or a lock that whoever looks for a result
+has, and comes before those who wait for its result are told.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ._pool_errors import report
+
+if TYPE_CHECKING:
+    from ._pool_results import ApplyResult
+
+__all__ = ["Callbacks"]
+
+
+class Callbacks:
+    """Calls callbacks one after the other, in the order in which the results have come."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[tuple[ApplyResult, bool, Any] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._ended = False
+        # Whose callbacks are being called: there may be one in another.
+        self._current: list[ApplyResult] = []
+
+    def settle(self, result: ApplyResult, success: bool, value: Any) -> None:
+        """Set a result, after its callback if it has one for this."""
+        if not result._has_callback(success):
+            result._set(success, value)
+            return
+        with self._starting:
+            if result._handed:
+                return
+            result._handed = True
+            if not self._ended:
+                self._waiting.put((result, success, value))
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="pool callbacks", daemon=True
+                    )
+                    self._thread.start()
+                return
+        # The pool has ended, and whoever asks for its results learns so.
+        self._call(result, success, value)
+
+    def _run(self) -> None:
+        while (one := self._waiting.get()) is not None:
+            self._call(*one)
+            del one
+
+    def _call(self, result: ApplyResult, success: bool, value: Any) -> None:
+        self._current.append(result)
+        try:
+            result._set(success, value)
+        except Exception as error:
+            # It has nobody to be raised to, and others wait for their callbacks.
+            report(error)
+        except BaseException as error:
+            report(RuntimeError(f"a callback has raised {type(error).__name__}"))
+        finally:
+            self._current.remove(result)
+
+    def help(self, result: ApplyResult) -> bool:
+        """Go on with callbacks until that of a result is done, if this is their thread.
+
+        True if it is done.
+        """
+        if threading.current_thread() is not self._thread:
+            return False
+        while not result._done:
+            if result in self._current:
+                raise RuntimeError("a callback waits for its own result")
+            one = self._waiting.get()
+            if one is None:
+                self._waiting.put(None)
+                break
+            self._call(*one)
+        return result._done
+
+    def end(self) -> None:
+        """No more callbacks will come; those that wait are called."""
+        with self._starting:
+            if self._thread is not None and not self._ended:
+                self._waiting.put(None)
+            self._ended = True
+
+    def join(self) -> None:
+        """Wait for the last one."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
