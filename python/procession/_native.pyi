@@ -359,7 +359,12 @@ class BarrierCore:
 @final
 class PoolCore:
     def __new__(
-        cls, name: str, workers: int, max_tasks: int | None, failure: Callable[..., Any]
+        cls,
+        name: str,
+        workers: int,
+        max_tasks: int | None,
+        failure: Callable[..., Any],
+        unsent: Callable[[Exception], Any],
     ) -> Self: ...
     def handle(self) -> _Handle: ...
     def open_job(

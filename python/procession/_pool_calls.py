@@ -72,7 +72,14 @@ class Calls(Imaps):
         stream = self._stream_for(options)
         while True:
             with self._acting:
-                item = self._core.feed(stream.job, (func, args, kwds))
+                try:
+                    item = self._core.feed(stream.job, (func, args, kwds))
+                except Exception as error:
+                    if self._is_over(error):
+                        raise
+                    # It cannot be pickled: the call's error, as if it had been made.
+                    self._settle(result, False, error)
+                    return
                 if item is not None:
                     result._func = func
                     result._key = (stream, item)

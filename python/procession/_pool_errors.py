@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 import traceback
@@ -121,6 +122,29 @@ class TaskCancelled(ProcessError):
 
 class PoolBroken(ProcessError):
     """Workers die as soon as they start, so the pool has given up."""
+
+
+class Unsent:
+    """Stands for an item that could not be pickled: whoever unpickles it gets the error."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise, (self.error,)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def unsent(error: Exception) -> Unsent:
+    """What is sent to a worker instead of an item that cannot be."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = pickle.PicklingError(f"{type(error).__name__}: {error}")
+    return Unsent(error)
 
 
 def report(error: Exception) -> None:

@@ -28,6 +28,10 @@ QUICK = 0.001
 MOST_TAKEN = 64
 
 
+class TooManyImaps(RuntimeError):
+    """There is no room for another one, and there will be none by itself."""
+
+
 class Imaps(Maps):
     """What a pool's processes do for ``imap`` and ``imap_unordered``."""
 
@@ -54,10 +58,18 @@ class Imaps(Maps):
         buffersize: int | None,
     ) -> None:  # fmt: skip
         """Run one call for each item of an iterable, as it is read."""
-        job = self._open_now(MAP, func, None, iterator._ordered, options, chunk)
+        source = iterator._input
+        try:
+            job = self._open_now(MAP, func, None, iterator._ordered, options, chunk)
+        except Exception as error:
+            if self._is_over(error) or isinstance(error, TooManyImaps):
+                raise
+            # The function cannot be pickled: the reader's error.
+            source.error, source.last = error, 0
+            iterator._detached = True
+            return
         iterator._job = job
         self._core.expect_items(job, items, 1, 1)
-        source = iterator._input
         source.job, source.chunk = job, chunk
         source.window = buffersize or max(4 * len(self.workers), 16, 2 * chunk)
         source.widest = buffersize or LARGEST_WINDOW
@@ -91,6 +103,8 @@ class Imaps(Maps):
 
     def _feed(self, source: Input, ordered: bool) -> bool:
         """Read as much of an input as there is room for; false at its end."""
+        if source.closed:
+            self._end_input(source)
         if source.source is None:
             return False
         try:
@@ -143,7 +157,8 @@ class Imaps(Maps):
     def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
         """The next outcome of an imap; None at its end."""
         job, source = iterator._job, iterator._input
-        assert job is not None
+        if job is None:
+            return None
         until = NEXT if iterator._ordered else ANY
         while True:
             if source.given == source.last:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ._pool_errors import TaskCancelled
+from ._pool_errors import PoolBroken, TaskCancelled
 from ._pool_worker import MAP, STARMAP
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Maps:
     _core: _native.PoolCore
     _acting: threading.RLock  # type: ignore[valid-type, unused-ignore]
     _replaces: bool
+    _closing: bool
     _stopped: bool
 
     def __init__(self, processes: int) -> None:
@@ -77,12 +78,28 @@ class Maps:
             self._settle(result, True, [])
             return
         with self._acting:
-            if self._backlog or not self._begin(result, func, star, items, chunk, options):
+            if self._backlog or not self._try_to_begin(result, func, star, items, chunk, options):
                 self._backlog.append((result, func, star, items, chunk, options))
                 self._supervise()
         if result._callback is not None or result._error_callback is not None:
             self._watched_maps.add(result)
             self._supervise()
+
+    def _try_to_begin(self, result: MapResult, *terms: Any) -> bool:
+        """As `_begin`, where an error is the map's."""
+        try:
+            return self._begin(result, *terms)
+        except Exception as error:
+            if self._is_over(error):
+                raise
+            if result._job is not None:
+                self._end_map(result, result._job)
+            self._settle(result, False, error)
+            return True
+
+    def _is_over(self, error: Exception) -> bool:
+        """Is it the pool's error, and not that of what it was given?"""
+        return self._stopped or self._closing or isinstance(error, PoolBroken)
 
     def _begin(
         self, result: MapResult, func: Any, star: bool, items: Sequence[Any], chunk: int,
@@ -108,7 +125,7 @@ class Maps:
         """Begin what has waited, as far as the engine has room."""
         with self._acting:
             try:
-                while self._backlog and self._begin(*self._backlog[0]):
+                while self._backlog and self._try_to_begin(*self._backlog[0]):
                     self._backlog.popleft()
             except ValueError:
                 # Another thread is terminating the pool, and will cancel these.
@@ -131,7 +148,9 @@ class Maps:
                     self._settle(result, False, TaskCancelled("the pool was terminated"))
                     return True
                 self._settle(result, False, error)
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                return True
             if ended:
                 result._source = None
                 if not result._batched:

@@ -3,8 +3,8 @@
 The engine decides (who is to be started or killed, which item failed and why) and moves the bytes;
 this file starts and ends real processes and hands results to those who asked for them.  There is no
 thread for that: whoever waits for something does it for all.  Only where something must be done
-without anybody waiting (callbacks, timeouts, workers that end) there is a supervisor thread; users' code
-(callbacks, the input of imaps) has threads of its own.
+without anybody waiting (callbacks, timeouts, workers that end) there is a supervisor thread, and
+users' code (callbacks, the input of imaps) has threads of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import _native, util
 from ._pool_calls import Calls
-from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied, report
+from ._pool_errors import TaskCancelled, TaskTimeout, WorkerDied, report, unsent
+from ._pool_imaps import TooManyImaps
 from ._pool_inputs import Reader
 from ._pool_maps import ANY, ATTENTION, NEXT, READY
 from ._pool_results import MapResult
@@ -76,7 +77,9 @@ class Processes(Calls):
         self._replaces = max_tasks is not None
         self._initializer, self._initargs = initializer, tuple(initargs)
         # The core must not hold this object, which holds the core.
-        self._core = _native.PoolCore("", processes, max_tasks, _failures(weakref.ref(self)))
+        self._core = _native.PoolCore(
+            "", processes, max_tasks, _failures(weakref.ref(self)), unsent
+        )
         self.workers: list[BaseProcess] = []
         self._by_id: dict[int, BaseProcess] = {}
         self._acting = threading.RLock()
@@ -240,7 +243,7 @@ class Processes(Calls):
                 i._input.source is None and not i._detached for i in list(self._imaps.values())
             )
             if not ending and not self._maps:
-                raise RuntimeError(
+                raise TooManyImaps(
                     "too many iterators of imap are open in one pool: read some to their end, or "
                     "drop them, before making more"
                 )

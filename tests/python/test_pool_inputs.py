@@ -144,6 +144,17 @@ def test_terminate_does_not_wait_for_input(pool: Any, eventually: Eventually) ->
     assert source.read <= 2
 
 
+def test_terminate_ends_a_reader_that_is_far_enough_ahead(
+    pool: Any, eventually: Eventually
+) -> None:
+    source = Blocking(*range(100))
+    results = pool.imap(same, source, buffersize=4)
+    eventually(lambda: source.read == 4)
+    pool.terminate()
+    eventually(lambda: not readers(), "the reader has ended")
+    del results
+
+
 def test_a_death_while_the_input_waits() -> None:
     source = Blocking(1, 2, 3)
     with procession.get_context("fork").Pool(2) as pool:

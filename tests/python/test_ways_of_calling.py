@@ -303,6 +303,58 @@ for make in (mp.get_context("fork").Pool, mp.pool.ThreadPool):
             except TypeError as error:
                 print(error)
 """,
+    "what cannot be pickled": """\
+def plain(x):
+    return x
+
+
+def add(x, y):
+    return 0
+
+
+class Strange(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+
+
+class Refuses:
+    def __reduce__(self):
+        raise Strange(1, 2)
+
+
+def told(get):
+    try:
+        return get()
+    except Exception as error:
+        return type(error).__name__
+
+
+with mp.get_context("fork").Pool(2) as pool:
+    local = lambda: 1
+    calls = [
+        lambda: pool.apply_async(local),
+        lambda: pool.apply_async(plain, (local,)),
+        lambda: pool.apply_async(plain, kwds={"x": local}),
+        lambda: pool.apply_async(plain, (Refuses(),)),
+        lambda: pool.map_async(local, [1, 2, 3]),
+        lambda: pool.map_async(plain, [1, 2, local], 1),
+        lambda: pool.starmap_async(add, [(1, 2), (3, local)]),
+    ]
+    for call in calls:
+        result = call()
+        print(told(lambda: result.get(20)), told(result.successful))
+    errors = []
+    pool.apply_async(local, error_callback=errors.append).wait(20)
+    pool.map_async(local, range(1000), error_callback=errors.append).wait(20)
+    print([type(error).__name__ for error in errors])
+    for method in (pool.imap, pool.imap_unordered):
+        results = method(plain, [1, local, 3, local, 5])
+        print(sorted(str(told(lambda: next(results))) for _ in range(5)))
+        print(told(lambda: next(results)))
+        print(told(lambda: next(method(local, [1, 2]))))
+    print(told(lambda: pool.map(plain, [local] + [1] * 10000)))
+    print(pool.map(plain, range(3)))
+""",
     "a lock with methods of its own": """\
 class Noting(mp.synchronize.Lock):
     def __enter__(self):

@@ -199,8 +199,11 @@ impl PoolCore {
                 }
                 let fits = batch::add_simple(py, &mut bytes, &item) || {
                     let mut encoded = Encoded::new(self.session);
-                    encoded.encode_item(py, &item, feed.repeated.as_ref())?;
-                    batch::add(&mut bytes, &encoded)
+                    // One that cannot be encoded stands alone, with its error.
+                    encoded
+                        .encode_item(py, &item, feed.repeated.as_ref())
+                        .is_ok()
+                        && batch::add(&mut bytes, &encoded)
                 };
                 if !fits {
                     // The first of the next batch, or if it stands alone one by itself.

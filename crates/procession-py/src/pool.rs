@@ -10,7 +10,7 @@ use procession_engine::pool::{
 use procession_shm::board::Payload;
 use procession_shm::{Session, WaitError};
 use procession_sys::clock::now_ns;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -78,6 +78,8 @@ pub(crate) struct PoolCore {
     pub(crate) session: &'static Session,
     /// Makes the exception for an item without a result: (job, item, kind, pid, exit code).
     pub(crate) failure: Py<PyAny>,
+    /// Makes what is sent instead of an item that cannot be: whoever is to run it gets the error.
+    unsent: Py<PyAny>,
     /// The jobs that are fed from iterators.
     feeds: Mutex<HashMap<u64, Arc<Feed>>>,
 }
@@ -91,6 +93,7 @@ impl PoolCore {
         self.feeds().entry(job_word).or_default().clone()
     }
 
+    /// Gives a job one of many items. That it cannot be pickled is that item's error, and not the others'.
     pub(crate) fn put(
         &self,
         py: Python<'_>,
@@ -99,7 +102,18 @@ impl PoolCore {
         repeated: Option<&Arc<Repeated>>,
     ) -> PyResult<Option<u64>> {
         let mut encoded = Encoded::new(self.session);
-        encoded.encode_item(py, obj, repeated)?;
+        match encoded.encode_item(py, obj, repeated) {
+            Ok(()) => self.send(job, encoded),
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                drop(encoded);
+                let instead = self.unsent.bind(py).call1((error.into_value(py),))?;
+                self.send(job, Encoded::of(py, self.session, &instead)?)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send(&self, job: JobId, mut encoded: Encoded<'_>) -> PyResult<Option<u64>> {
         let fed = self.pool.feed(job, encoded.message()).map_err(pool_error)?;
         if fed.is_some() {
             encoded.sent();
@@ -160,6 +174,7 @@ impl PoolCore {
         workers: usize,
         max_tasks: Option<u64>,
         failure: Py<PyAny>,
+        unsent: Py<PyAny>,
     ) -> PyResult<Self> {
         let session = life::session(py)?;
         let config = Config {
@@ -171,6 +186,7 @@ impl PoolCore {
             pool,
             session,
             failure,
+            unsent,
             feeds: Mutex::default(),
         })
     }
@@ -259,7 +275,10 @@ impl PoolCore {
         job_word: u64,
         item: &Bound<'_, PyAny>,
     ) -> PyResult<Option<u64>> {
-        self.put(py, job(job_word)?, item, None)
+        let id = job(job_word)?;
+        let mut encoded = Encoded::new(self.session);
+        encoded.encode(py, item)?;
+        self.send(id, encoded)
     }
 
     /// Gives a job up to `limit` items of an iterator: (how many, whether the iterator has ended).
