@@ -223,7 +223,7 @@ impl Guard {
         crash_point!("guard.recover.undone");
         // Announced after it, so that whoever then looks again at what dead processes own sees it; and before the repair, so
         // that if we die it is announced by the next one.
-        session.note_rollback();
+        session.call_for_recovery();
         crash_point!("guard.recover.noted");
         // A log that cannot be played back leaves the guard broken for good, rather than its data torn.
         if let Err(corrupt) = undone {

@@ -164,10 +164,14 @@ impl Session {
         let mut busy = false;
         for (index, entry) in self.entries() {
             let hold = self.hold_record(of.slot(), index)?;
-            if hold.flags.load(Ordering::Acquire) == 0 {
+            let flags = hold.flags.load(Ordering::Acquire);
+            if flags == 0 {
                 continue;
             }
-            if abnormal && let Some(kind) = entry.kind() {
+            if abnormal
+                && flags & HELD != 0
+                && let Some(kind) = entry.kind()
+            {
                 match (self.kind(kind)?.died)(self, index, entry, of) {
                     Err(ShmError::Busy) => {
                         busy = true;

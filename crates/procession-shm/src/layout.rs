@@ -15,7 +15,7 @@ use crate::segment::{Segment, Shared};
 /// "PROCESSN" in ASCII.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PROCESSN");
 /// Changes with every change of any shared structure.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Unit in which the arena is handed out: one huge page.
 pub const EXTENT: u64 = 2 << 20;
@@ -45,10 +45,11 @@ pub struct Header {
     pub created_ns: AtomicU64,
     /// Bytes of the arena that may be in use.
     pub budget: AtomicU64,
-    /// Rollbacks of sections that dead owners left; what they owned must be looked at again.
-    pub rollbacks: AtomicU64,
-    /// The value of `rollbacks` that the last complete recovery has seen.
-    pub rollbacks_seen: AtomicU64,
+    /// Calls for a recovery, dead or no dead: a section that a dead owner left was undone, so that what it owned must be looked
+    /// at again, or something had to be put off.
+    pub calls: AtomicU64,
+    /// The value of `calls` that the last complete recovery has seen.
+    pub calls_seen: AtomicU64,
     /// Processes that died without saying goodbye.
     pub deaths: AtomicU64,
     /// When the last look for dead processes began.
@@ -63,6 +64,8 @@ pub struct Header {
     pub object_free: AtomicU64,
     /// Objects that exist.
     pub object_count: AtomicU64,
+    /// Number + 1 of the object that the recovery is at, which has one of that object's references; zero for none.
+    pub object_kept: AtomicU64,
     /// Extents below this number have been used.
     pub extent_high: AtomicU64,
     /// Extents in use.

@@ -104,7 +104,7 @@ impl Session {
     }
 
     #[allow(clippy::unused_self)] // as the real one has it
-    pub(crate) fn note_rollback(&self) {}
+    pub(crate) fn call_for_recovery(&self) {}
 }
 
 /// What a mutex guards.

@@ -16,6 +16,7 @@ use crate::arena::BlockOwner;
 use crate::bundle;
 use crate::crash_point;
 use crate::error::ShmError;
+use crate::objects::{Entry, KindOps};
 use crate::primitive::Ordering;
 use crate::processes::{Owner, Slot, State};
 use crate::session::Session;
@@ -36,9 +37,9 @@ impl Session {
         }
         self.header().last_sweep_ns.store(now, Ordering::Relaxed);
         self.trim_if_idle()?;
-        let rolled_back = self.header().rollbacks.load(Ordering::SeqCst)
-            != self.header().rollbacks_seen.load(Ordering::SeqCst);
-        if rolled_back || self.slots().any(|(_, slot)| self.is_lost(slot)) {
+        let called = self.header().calls.load(Ordering::SeqCst)
+            != self.header().calls_seen.load(Ordering::SeqCst);
+        if called || self.slots().any(|(_, slot)| self.is_lost(slot)) {
             self.recover_now()?;
         }
         Ok(())
@@ -53,8 +54,8 @@ impl Session {
             return Ok(());
         };
         loop {
-            let rollbacks = header.rollbacks.load(Ordering::SeqCst);
-            let mut any = rollbacks != header.rollbacks_seen.load(Ordering::SeqCst);
+            let calls = header.calls.load(Ordering::SeqCst);
+            let mut any = calls != header.calls_seen.load(Ordering::SeqCst);
             for (number, slot) in self.slots() {
                 let state = slot.state.load(Ordering::Acquire);
                 if number != me.slot() && self.is_lost(slot) {
@@ -92,9 +93,13 @@ impl Session {
             if settled {
                 // What a section had moved away from its dead owner is the owner's again since it was undone.
                 self.free_blocks_of_the_dead()?;
-                header.rollbacks_seen.store(rollbacks, Ordering::SeqCst);
+                header.calls_seen.store(calls, Ordering::SeqCst);
             }
-            self.wake_everybody()?;
+            if !self.wake_everybody()? {
+                // The dead may all be buried by now.
+                self.call_for_recovery();
+                put_off = true;
+            }
             if put_off {
                 return Ok(());
             }
@@ -137,22 +142,74 @@ impl Session {
         ] {
             settled &= guard.settle(self)?;
         }
-        for (index, entry) in self.entries() {
-            if let Some(kind) = entry.kind() {
-                settled &= (self.kind(kind)?.settle)(self, index, entry)?;
-            }
-        }
-        Ok(settled)
+        let reached = self.for_each_object(|kind, index, entry| {
+            settled &= (kind.settle)(self, index, entry)?;
+            Ok(())
+        })?;
+        Ok(settled && reached)
     }
 
-    /// Every sleeper looks again: a peer may have died between its commit and the wake-up.
-    fn wake_everybody(&'static self) -> Result<(), ShmError> {
+    /// Every sleeper looks again: a peer may have died between its commit and the wake-up. False if that has to be tried again.
+    fn wake_everybody(&'static self) -> Result<bool, ShmError> {
+        self.for_each_object(|kind, index, entry| (kind.wake)(self, index, entry))
+    }
+
+    /// Calls `f` for each object, which is kept meanwhile: whoever has the last handle to it may drop that at any time, and the
+    /// object's memory would be somebody else's. False if not all could be reached.
+    fn for_each_object(
+        &'static self,
+        mut f: impl FnMut(&KindOps, u32, &'static Entry) -> Result<(), ShmError>,
+    ) -> Result<bool, ShmError> {
         for (index, entry) in self.entries() {
-            if let Some(kind) = entry.kind() {
-                (self.kind(kind)?.wake)(self, index, entry)?;
+            if entry.kind().is_none() {
+                continue;
+            }
+            match self.keep(Some(index)) {
+                Ok(Some(kind)) => {
+                    crash_point!("recover.kept");
+                    f(self.kind(kind)?, index, entry)?;
+                }
+                Ok(None) => {}
+                Err(ShmError::Busy) => return Ok(false),
+                Err(other) => return Err(other),
             }
         }
-        Ok(())
+        match self.keep(None) {
+            Err(ShmError::Busy) => Ok(false),
+            kept => kept.map(|_| true),
+        }
+    }
+
+    /// Keeps an object instead of the one that was kept before; for whoever has the recovery guard. Its kind, if it exists.
+    fn keep(&'static self, index: Option<u32>) -> Result<Option<u8>, ShmError> {
+        let (me, kept) = (self.me()?, &self.header().object_kept);
+        let txn = self.header().objects_guard.lock_soon(self)?;
+        let mut txn = txn.ok_or(ShmError::Busy)?;
+        let before = kept.load(Ordering::Relaxed).checked_sub(1);
+        let (mut kind, mut now) = (None, 0);
+        if let Some(index) = index {
+            let entry = self.entry(index)?;
+            kind = entry.kind();
+            if kind.is_some() {
+                let refs = entry.refs.load(Ordering::Relaxed);
+                txn.set(&entry.refs, refs.wrapping_add(1));
+                now = u64::from(index) + 1;
+            }
+        }
+        txn.set(kept, now);
+        let before = before.map(|index| index as u32);
+        let dying = match before {
+            Some(index) if self.entry(index)?.kind().is_some() => {
+                self.release(&mut txn, index, me)?
+            }
+            _ => false,
+        };
+        crash_point!("recover.keep.set");
+        txn.commit();
+        if let Some(index) = before.filter(|_| dying) {
+            self.destroy(index)?;
+        }
+        Ok(kind)
     }
 
     /// Frees all blocks that a process owns.

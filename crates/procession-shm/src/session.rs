@@ -243,8 +243,9 @@ impl Session {
         Ok(())
     }
 
-    pub(crate) fn note_rollback(&self) {
-        self.header.rollbacks.fetch_add(1, Ordering::SeqCst);
+    /// There is something to do for whoever looks for dead members next.
+    pub(crate) fn call_for_recovery(&self) {
+        self.header.calls.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use common::world::World;
 use common::{Child, Inventory, calmly, eventually, inside, start, within};
+use procession_shm::arena::BlockOwner;
 use procession_shm::board::{Board, JobOptions, Next, OwnedJob, Seat, Taken};
+use procession_shm::primitive::Ordering;
 use procession_shm::ring::{INLINE_MAX, Message, Ring, RingOptions};
-use procession_shm::sync::Broken;
+use procession_shm::sync::{Broken, Semaphore};
 use procession_shm::{Session, WaitError, fault, kinds};
 use procession_sys::clock::Deadline;
 use procession_sys::process::Exit;
@@ -62,6 +64,12 @@ fn child() {
             loop {
                 std::thread::park();
             }
+        }
+        "recover" => {
+            // Nobody is to look for the dead before.
+            eventually("it is told where to stop", || world.diary.read(0) != 0);
+            fault::arm_stop(&point, world.diary.read(0) as u32);
+            session.recover_now().unwrap();
         }
         "create" => {
             fault::arm_stop(&point, 1);
@@ -243,6 +251,39 @@ fn recovering_what_another_one_held() {
 #[test]
 fn recovering_while_somebody_has_the_table_of_objects() {
     recovering("create", "object.create.filled");
+}
+
+#[test]
+fn dropping_the_last_handle_to_what_somebody_recovers() {
+    let session = kinds::create("other", None).unwrap();
+    let before = Inventory::take(session);
+    let world = World::create(session);
+    let mut holder = start(session, "hold", &world.names(), "");
+    world.event.wait(within(60), &mut calmly).unwrap();
+    let mut child = start(session, "recover", &world.names(), "recover.kept");
+    // Only this process has it.
+    let dropped = Semaphore::create(session, "dropped", 1, 1).unwrap();
+    let (index, generation) = (dropped.handle().index(), dropped.handle().generation());
+    let entry = dropped.handle().entry();
+    let body = entry.body.load(Ordering::SeqCst);
+    holder.kill();
+    assert_eq!(holder.end(), Exit::Signal(9));
+    let passes = session
+        .entries()
+        .filter(|(i, entry)| *i <= index && entry.kind().is_some());
+    world.diary.write(0, passes.count() as u64);
+    eventually("the child is stopped", || is_stopped(&child));
+    drop(dropped);
+    let owner = session.block(body).unwrap().owner.load(Ordering::SeqCst);
+    assert_eq!(owner, BlockOwner::object(index).word());
+    child.go_on();
+    assert_eq!(child.end(), Exit::Code(0));
+    assert!(!session.exists(index, generation));
+    session.exited(child.owner, 0).unwrap();
+    session.exited(holder.owner, -9).unwrap();
+    world.exercise();
+    drop(world);
+    assert_eq!(Inventory::take(session), before);
 }
 
 /// A worker that was condemned is stopped when it has started another item, before it puts that back. What happens
