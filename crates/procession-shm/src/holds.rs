@@ -157,7 +157,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes all holds of a process back. `abnormal` tells the objects that their holder died. `Busy` if some objects could
+    /// Takes all holds of a process back. The objects are told: `abnormal` that their holder died, else that it left. `Busy` if some objects could
     /// not be told, whose holds are left then.
     pub(crate) fn drop_holds(&'static self, of: Owner, abnormal: bool) -> Result<(), ShmError> {
         let me = self.me()?;
@@ -168,11 +168,12 @@ impl Session {
             if flags == 0 {
                 continue;
             }
-            if abnormal
-                && flags & HELD != 0
+            if flags & HELD != 0
                 && let Some(kind) = entry.kind()
             {
-                match (self.kind(kind)?.died)(self, index, entry, of) {
+                let kind = self.kind(kind)?;
+                let tell = if abnormal { kind.died } else { kind.left };
+                match tell(self, index, entry, of) {
                     Err(ShmError::Busy) => {
                         busy = true;
                         continue;

@@ -19,6 +19,7 @@ pub static OPS: KindOps = KindOps {
     wake: |_, _, _| Ok(()),
     dropped: |_, _, _| {},
     died: nobody_died,
+    left: nobody_died,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| {
         let at = e.body.load(Ordering::Acquire);

@@ -34,6 +34,7 @@ pub static PIPE_OPS: KindOps = KindOps {
     wake: |s, _, e| wake(s, pipe_body(s, e)?),
     dropped: |_, _, _| {},
     died: nobody_died,
+    left: nobody_died,
     destroy: |s, i, e| {
         let b = pipe_body(s, e)?;
         b.rings
@@ -51,6 +52,7 @@ pub static END_OPS: KindOps = KindOps {
     wake: |_, _, _| Ok(()),
     dropped: watch::forget,
     died: nobody_died,
+    left: nobody_died,
     // Whoever waits at the other end learns that nothing comes any more.
     destroy: |s, _, e| match e.link.load(Ordering::Acquire) {
         0 => Ok(()),

@@ -30,7 +30,7 @@ use crate::guard::Txn;
 use crate::objects::{Entry, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
-use crate::ring::expect_kind;
+use crate::ring::{expect_kind, nobody_died};
 use crate::session::Session;
 use crate::wait::{LastSleeper, notify};
 
@@ -67,6 +67,7 @@ pub static OPS: KindOps = KindOps {
     },
     dropped: |_, _, _| {},
     died: bury::died,
+    left: nobody_died,
     destroy: |s, i, e| s.free_blocks_of(BlockOwner::object(i), e.body.load(Ordering::Relaxed)),
     describe: |s, e| count::describe(s, e).unwrap_or_default(),
 };

@@ -82,6 +82,7 @@ pub static OPS: KindOps = KindOps {
     wake: |s, i, e| body(s, e)?.wake_all(s, i, e),
     dropped: watch::forget,
     died: nobody_died,
+    left: nobody_died,
     destroy: |s, i, e| body(s, e)?.destroy(s, BlockOwner::object(i)),
     describe: |s, e| body(s, e).map(RingBody::describe).unwrap_or_default(),
 };
@@ -375,7 +376,7 @@ pub(crate) fn expect_kind(handle: &Handle, ops: &'static KindOps) -> Result<(), 
     }
 }
 
-/// For kinds that do not care who died.
+/// For kinds that do not care who died, or left.
 #[allow(clippy::unnecessary_wraps)] // its type is that of `KindOps::died`
 pub(crate) fn nobody_died(
     _: &'static Session,

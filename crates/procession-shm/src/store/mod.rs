@@ -57,6 +57,7 @@ const COMMON: KindOps = KindOps {
     wake: |_, _, _| Ok(()),
     dropped: |_, _, _| {},
     died: nobody_died,
+    left: nobody_died,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {

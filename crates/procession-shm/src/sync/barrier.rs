@@ -11,7 +11,7 @@ use crate::guard::{Guard, Txn};
 use crate::objects::{Entry, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::{Owner, Role};
-use crate::ring::expect_kind;
+use crate::ring::{expect_kind, nobody_died};
 use crate::segment::Shared;
 use crate::session::Session;
 use crate::wait::{Check, Wait, WaitKind, notify};
@@ -42,6 +42,7 @@ pub(super) static OPS: KindOps = KindOps {
         }
         Ok(())
     },
+    left: nobody_died,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {

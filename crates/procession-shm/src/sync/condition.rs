@@ -35,13 +35,22 @@ pub(super) static OPS: KindOps = KindOps {
         Ok(())
     },
     dropped: |_, _, _| {},
-    died: |s, _, e, dead| {
-        body(s, e)?.forget(s, dead);
-        Ok(())
-    },
+    died: forget,
+    left: forget,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| body(s, e).map_or(Vec::new(), |b| vec![("waiters", b.waiters())]),
 };
+
+/// A process goes, in whichever way, and with it those of its threads that wait.
+fn forget(
+    session: &'static Session,
+    _: u32,
+    entry: &'static Entry,
+    gone: Owner,
+) -> Result<(), ShmError> {
+    body(session, entry)?.forget(session, gone);
+    Ok(())
+}
 
 fn body(session: &Session, entry: &Entry) -> Result<&'static ConditionBody, Corrupt> {
     session.segment().at(entry.body.load(Ordering::Acquire))

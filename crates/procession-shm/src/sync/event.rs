@@ -25,6 +25,7 @@ pub(super) static OPS: KindOps = KindOps {
     },
     dropped: |_, _, _| {},
     died: nobody_died,
+    left: nobody_died,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {

@@ -10,7 +10,7 @@ use crate::gate::{Gate, Wake};
 use crate::objects::{Entry, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
-use crate::ring::{Message, expect_kind};
+use crate::ring::{Message, expect_kind, nobody_died};
 use crate::segment::Shared;
 use crate::session::Session;
 use crate::wait::{Check, Wait, WaitKind, notify};
@@ -34,6 +34,7 @@ pub(super) static OPS: KindOps = KindOps {
         }
         Ok(())
     },
+    left: nobody_died,
     destroy: |s, i, e| s.free_blocks_of(BlockOwner::object(i), e.body.load(Ordering::Relaxed)),
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {

@@ -8,7 +8,7 @@ use crate::gate::{Gate, Wake};
 use crate::objects::{Entry, Handle, KindOps};
 use crate::primitive::{AtomicU32, Ordering};
 use crate::processes::Owner;
-use crate::ring::expect_kind;
+use crate::ring::{expect_kind, nobody_died};
 use crate::segment::Shared;
 use crate::session::Session;
 use crate::sync::word::LockWord;
@@ -38,6 +38,7 @@ pub(super) static OPS: KindOps = KindOps {
         }
         Ok(())
     },
+    left: nobody_died,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {

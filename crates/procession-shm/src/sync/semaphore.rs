@@ -9,7 +9,7 @@ use crate::guard::{Guard, Txn};
 use crate::objects::{Entry, HELD, Handle, KindOps};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
-use crate::ring::expect_kind;
+use crate::ring::{expect_kind, nobody_died};
 use crate::segment::Shared;
 use crate::session::Session;
 use crate::sync::count::Count;
@@ -28,6 +28,7 @@ pub(super) static OPS: KindOps = KindOps {
     },
     dropped: |_, _, _| {},
     died: |s, i, e, dead| body(s, e)?.give_back(s, i, dead),
+    left: nobody_died,
     destroy: |_, _, _| Ok(()),
     describe: |s, e| {
         body(s, e).map_or(Vec::new(), |b| {
