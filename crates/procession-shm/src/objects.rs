@@ -56,7 +56,7 @@ pub struct Entry {
     /// When it was created (monotonic nanoseconds).
     pub created_ns: AtomicU64,
     next_free: AtomicU64,
-    /// How many watch it through a descriptor.
+    /// How many watch it through a descriptor, and whether they are still to be rung (see `watch`).
     pub watchers: AtomicU64,
     name: [AtomicU64; 6],
     spare: [AtomicU64; 2],

@@ -95,11 +95,13 @@ impl Session {
                 self.free_blocks_of_the_dead()?;
                 header.calls_seen.store(calls, Ordering::SeqCst);
             }
+            let before = header.calls.load(Ordering::SeqCst);
             if !self.wake_everybody()? {
                 // The dead may all be buried by now.
                 self.call_for_recovery();
-                put_off = true;
             }
+            // What could not be done just now is for whoever looks next.
+            put_off |= header.calls.load(Ordering::SeqCst) != before;
             if put_off {
                 return Ok(());
             }

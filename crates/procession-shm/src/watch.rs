@@ -3,12 +3,16 @@
 //! Nobody pays for them until somebody asks: an object that is watched says so in its entry, and only then does a writer
 //! that makes it non-empty look up the watchers and ring each by name (see [`procession_sys::notify`]). The reader takes the
 //! rings when it has found the object empty, and looks once more afterwards.
+//!
+//! A writer that cannot ring (it has no descriptor left for a socket, say) has put its message all the same. It notes in the
+//! object's entry that this is owed, and calls for a recovery: the next writer rings, or whoever looks for the dead next.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use procession_sys::Errno;
 use procession_sys::notify::{Bell, Listener};
 
 use crate::error::ShmError;
@@ -63,6 +67,19 @@ pub(crate) fn after_fork() {
     FORKING.with_borrow_mut(Option::take);
 }
 
+/// In an entry's `watchers`: those who watch could not be rung.
+const OWED: u64 = 1 << 32;
+
+/// Do those who watch have to be rung, whatever the object was before?
+pub fn is_owed(watchers: u64) -> bool {
+    watchers & OWED != 0
+}
+
+fn owe(session: &Session, entry: &Entry) {
+    entry.watchers.fetch_or(OWED, Ordering::SeqCst);
+    session.call_for_recovery();
+}
+
 fn name(session: &Session, member: u32, serial: u32) -> String {
     format!("procession-{:016x}-{member:x}-{serial:x}", session.id())
 }
@@ -74,6 +91,9 @@ pub fn watch(
 ) -> Result<Arc<Watch>, ShmError> {
     let session = handle.session();
     let me = session.me()?.word();
+    let lacking = ShmError::system("make a socket to ring with");
+    // It is needed here when the reader has emptied the object, at the latest.
+    bell().map_err(&lacking)?;
     let mut all = listeners();
     let key = (session.id(), handle.index(), handle.generation());
     let known = all.get(&key).cloned();
@@ -114,7 +134,7 @@ pub fn watch(
         }
     };
     if readable()? {
-        ring_one(session, me, watch.serial.load(Ordering::Relaxed));
+        ring_one(session, me, watch.serial.load(Ordering::Relaxed)).map_err(&lacking)?;
     }
     Ok(watch)
 }
@@ -141,8 +161,8 @@ pub fn emptied(
         .unwrap_or_else(PoisonError::into_inner);
     listener.clear();
     drop(listener);
-    if readable()? {
-        ring_one(session, me, watch.serial.load(Ordering::Relaxed));
+    if readable()? && ring_one(session, me, watch.serial.load(Ordering::Relaxed)).is_err() {
+        owe(session, handle.entry());
     }
     Ok(())
 }
@@ -152,11 +172,11 @@ pub fn forget(session: &'static Session, index: u32, entry: &'static Entry) {
     listeners().remove(&(session.id(), index, entry.generation()));
 }
 
-/// Rings everybody who watches the object.
+/// Rings everybody who watches the object, or sees to it that somebody else does.
 #[cold]
 pub fn ring(session: &'static Session, index: u32, entry: &'static Entry) -> Result<(), ShmError> {
-    let mut found = false;
-    let watchers = entry.watchers.load(Ordering::SeqCst);
+    let (mut found, mut owed) = (false, false);
+    let watchers = entry.watchers.fetch_and(!OWED, Ordering::SeqCst) & !OWED;
     for (number, _) in session.slots() {
         let word = session
             .hold_record(number, index)?
@@ -166,10 +186,15 @@ pub fn ring(session: &'static Session, index: u32, entry: &'static Entry) -> Res
             && word & WATCHES != 0
             && let Some(owner) = session.owner_in(number)
         {
-            found |= ring_one(session, owner.word(), (word >> 32) as u32);
+            match ring_one(session, owner.word(), (word >> 32) as u32) {
+                Ok(rung) => found |= rung,
+                Err(_) => owed = true,
+            }
         }
     }
-    if !found {
+    if owed {
+        owe(session, entry);
+    } else if !found {
         // Unless one has come after we looked for it.
         let _ = entry
             .watchers
@@ -178,9 +203,16 @@ pub fn ring(session: &'static Session, index: u32, entry: &'static Entry) -> Res
     Ok(())
 }
 
-fn ring_one(session: &Session, member: u32, serial: u32) -> bool {
-    static BELL: OnceLock<Option<Bell>> = OnceLock::new();
-    let bell = BELL.get_or_init(|| Bell::new().ok());
-    bell.as_ref()
-        .is_some_and(|b| b.ring(&name(session, member, serial)))
+fn ring_one(session: &Session, member: u32, serial: u32) -> Result<bool, Errno> {
+    bell()?.ring(&name(session, member, serial))
+}
+
+/// This process's, made when it is first needed; tried again if that fails.
+fn bell() -> Result<&'static Bell, Errno> {
+    static BELL: OnceLock<Bell> = OnceLock::new();
+    if let Some(bell) = BELL.get() {
+        return Ok(bell);
+    }
+    let bell = Bell::new()?;
+    Ok(BELL.get_or_init(|| bell))
 }

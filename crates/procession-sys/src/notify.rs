@@ -50,20 +50,19 @@ impl Bell {
         socket().map(Self)
     }
 
-    /// Rings the listener called `name`. False if nobody has that name (any more). A listener whose buffer is full is
-    /// readable already, so that counts as rung.
-    pub fn ring(&self, name: &str) -> bool {
-        let Ok(addr) = SocketAddrUnix::new_abstract_name(name.as_bytes()) else {
-            return false;
-        };
+    /// Rings the listener called `name`. False if nobody has that name (any more), an error if the system lacks the means just
+    /// now. A listener whose buffer is full is readable already, so that counts as rung.
+    pub fn ring(&self, name: &str) -> Result<bool, Errno> {
+        let addr = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
         match rustix::net::sendto(
             &self.0,
             b"!",
             SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
             &addr,
         ) {
-            Ok(_) | Err(Errno::AGAIN) => true,
-            Err(_) => false,
+            Ok(_) | Err(Errno::AGAIN) => Ok(true),
+            Err(lacking @ (Errno::NOBUFS | Errno::NOMEM | Errno::INTR)) => Err(lacking),
+            Err(_) => Ok(false),
         }
     }
 }
@@ -87,11 +86,11 @@ mod tests {
     fn ring_and_clear() {
         let name = format!("procession-test-{}", std::process::id());
         let bell = Bell::new().unwrap();
-        assert!(!bell.ring(&name));
+        assert!(!bell.ring(&name).unwrap());
         let listener = Listener::bind(&name).unwrap();
         assert!(!wait_readable(&listener, Deadline::NOW).unwrap());
         for _ in 0..10_000 {
-            assert!(bell.ring(&name));
+            assert!(bell.ring(&name).unwrap());
         }
         assert!(wait_readable(&listener, Deadline::NOW).unwrap());
         listener.clear();

@@ -109,10 +109,11 @@ impl Port<'_> {
         notify_ordered(&body.filled, Wake::One);
         crash_point!("ring.push.notified");
         let entry = session.entry(self.reader)?;
-        if entry.watchers.load(Ordering::SeqCst) != 0 {
+        let watchers = entry.watchers.load(Ordering::SeqCst);
+        if watchers != 0 {
             fence(Ordering::SeqCst);
             // Only the message that ends the emptiness rings: before it, whoever emptied the ring took the rings.
-            if count(body.head.load(Ordering::Relaxed)) == count(tail) {
+            if count(body.head.load(Ordering::Relaxed)) == count(tail) || watch::is_owed(watchers) {
                 watch::ring(session, self.reader, entry)?;
             }
         }
