@@ -28,6 +28,8 @@ pub struct BlockOwner(u64);
 impl BlockOwner {
     /// Nobody's.
     pub const FREE: Self = Self(0);
+    /// Nobody's any more, and still to be freed.
+    pub const DISCARDED: Self = Self(4 << 32);
     const PROCESS: u64 = 1 << 32;
     const OBJECT: u64 = 2 << 32;
     const MEMBER: u64 = 3 << 32;
@@ -273,7 +275,10 @@ impl Session {
         let header = self.header();
         let extent = self.extent(place.extent)?;
         let record = self.record(place.extent, place.block)?;
-        let mut txn = header.arena_guard.lock(self)?;
+        let Some(mut txn) = self.enter_to_free(&header.arena_guard)? else {
+            self.discard(record);
+            return Ok(());
+        };
         if record.owner.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
@@ -296,6 +301,16 @@ impl Session {
         txn.commit();
         crash_point!("arena.free.committed");
         Ok(())
+    }
+
+    /// The block that the record is of is to be freed, and cannot be now: whoever looks for dead members next does it.
+    pub(crate) fn discard(&self, record: &BlockRecord) {
+        let owner = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
+        if owner != BlockOwner::FREE {
+            let owner = BlockOwner::DISCARDED.with_flags_of(owner);
+            record.owner.store(owner.word(), Ordering::Release);
+            self.call_for_recovery();
+        }
     }
 
     fn free_in_class(

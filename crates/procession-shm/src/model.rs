@@ -12,7 +12,8 @@ use std::time::Duration;
 use loom::sync::{Mutex, MutexGuard};
 use procession_sys::memory::SharedMemory;
 
-use crate::error::ShmError;
+use crate::error::{Corrupt, ShmError};
+use crate::guard::{Guard, Txn};
 use crate::identity::Owner;
 use crate::layout::{EXTENT, Geometry, Header};
 use crate::primitive::{Acquired, AtomicU64, Ordering};
@@ -101,6 +102,14 @@ impl Session {
     /// Gives a block back that stands for nothing else.
     pub fn free_block(&'static self, at: u64) -> Result<(), ShmError> {
         self.free_raw(at)
+    }
+
+    /// However long it takes, as there is no recovery.
+    pub(crate) fn enter_to_free(
+        &'static self,
+        guard: &'static Guard,
+    ) -> Result<Option<Txn<'static>>, Corrupt> {
+        guard.lock(self).map(Some)
     }
 
     #[allow(clippy::unused_self)] // as the real one has it

@@ -335,7 +335,12 @@ impl Session {
             crash_point!("object.destroy.done");
             let body = entry.body.load(Ordering::Relaxed);
             let header = self.header();
-            let mut txn = header.objects_guard.lock(self)?;
+            let Some(mut txn) = self.enter_to_free(&header.objects_guard)? else {
+                // Nobody's matter, and so that of whoever looks for dead members next.
+                entry.creator.store(0, Ordering::Release);
+                self.call_for_recovery();
+                return Ok(());
+            };
             let me = self.me()?;
             if entry.dying_kind().is_none() {
                 return Ok(());

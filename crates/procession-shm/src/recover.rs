@@ -9,13 +9,17 @@
 //! 4. blocks: those that are still its own belong to nobody else, and are freed; not before all of 1 is done, as undoing a
 //!    section may give one back to somebody else. Until then the slot stays as it is, and whoever looks next goes on;
 //! 5. the slot is given back.
+//!
+//! None of this waits for long for a process that is stopped in the middle of a change. What cannot be done is put off, by
+//! leaving the slot, or by discarding a block that nobody has; whoever looks next goes on.
 
 use procession_sys::clock::now_ns;
 
 use crate::arena::BlockOwner;
 use crate::bundle;
 use crate::crash_point;
-use crate::error::ShmError;
+use crate::error::{Corrupt, ShmError};
+use crate::guard::{Guard, Txn};
 use crate::objects::{Entry, KindOps};
 use crate::primitive::Ordering;
 use crate::processes::{Owner, Slot, State};
@@ -23,6 +27,17 @@ use crate::session::Session;
 
 /// How often, at most, one looks for dead members without a reason.
 const SWEEP_EVERY_NS: u64 = 25_000_000;
+
+/// How this process frees things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// However long it takes; what it waits for is short.
+    Calm,
+    /// It recovers: not waiting for long.
+    Brisk,
+    /// It recovers, and somebody is stopped in its way.
+    HeldUp,
+}
 
 impl Session {
     /// Looks for members that have died, unless somebody just did, and recovers what they held.
@@ -48,11 +63,18 @@ impl Session {
     /// Recovers what dead members held, now. Returns at once if somebody else is at it, or if something has to be put off
     /// until a process that is stopped in the middle of a change goes on: whoever looks next tries again.
     pub fn recover_now(&'static self) -> Result<(), ShmError> {
-        let me = self.me()?;
-        let header = self.header();
-        let Some(_one_at_a_time) = header.recovery_guard.try_lock(self)? else {
+        let Some(_one_at_a_time) = self.header().recovery_guard.try_lock(self)? else {
             return Ok(());
         };
+        self.set_pace(Pace::Brisk);
+        let recovered = self.recover_in_turn();
+        self.set_pace(Pace::Calm);
+        recovered
+    }
+
+    fn recover_in_turn(&'static self) -> Result<(), ShmError> {
+        let me = self.me()?;
+        let header = self.header();
         loop {
             let calls = header.calls.load(Ordering::SeqCst);
             let mut any = calls != header.calls_seen.load(Ordering::SeqCst);
@@ -91,6 +113,7 @@ impl Session {
                 }
             }
             if settled {
+                self.destroy_abandoned()?;
                 // What a section had moved away from its dead owner is the owner's again since it was undone.
                 self.free_blocks_of_the_dead()?;
                 header.calls_seen.store(calls, Ordering::SeqCst);
@@ -137,18 +160,36 @@ impl Session {
     fn settle_guards(&'static self) -> Result<bool, ShmError> {
         let header = self.header();
         let mut settled = true;
-        for guard in [
-            &header.processes_guard,
-            &header.objects_guard,
-            &header.arena_guard,
-        ] {
+        for guard in [&header.processes_guard, &header.objects_guard] {
             settled &= guard.settle(self)?;
         }
+        // Blocks are to be freed, for which it has to be had.
+        settled &= header.arena_guard.lock_soon(self)?.is_some();
         let reached = self.for_each_object(|kind, index, entry| {
             settled &= (kind.settle)(self, index, entry)?;
             Ok(())
         })?;
         Ok(settled && reached)
+    }
+
+    /// Enters a section in which something is freed. `None` if that has to be put off: the recovery waits for nobody who is
+    /// stopped in such a section, and once it has met one, not at all. (Other threads of this process do the same meanwhile,
+    /// which is no harm.)
+    pub(crate) fn enter_to_free(
+        &'static self,
+        guard: &'static Guard,
+    ) -> Result<Option<Txn<'static>>, Corrupt> {
+        match self.pace() {
+            Pace::Calm => guard.lock(self).map(Some),
+            Pace::Brisk => {
+                let txn = guard.lock_soon(self)?;
+                if txn.is_none() {
+                    self.set_pace(Pace::HeldUp);
+                }
+                Ok(txn)
+            }
+            Pace::HeldUp => guard.try_lock(self),
+        }
     }
 
     /// Every sleeper looks again: a peer may have died between its commit and the wake-up. False if that has to be tried again.
@@ -240,11 +281,11 @@ impl Session {
     fn free_blocks_of_the_dead(&'static self) -> Result<(), ShmError> {
         let mut found = Vec::new();
         self.for_each_block(|at, of| {
-            if let Some(owner) = of.as_process()
-                && self
-                    .slot_of(owner)
-                    .is_none_or(|s| matches!(s.state(), State::Gone | State::Free))
-            {
+            let is_dead = |owner: Owner| {
+                let slot = self.slot_of(owner);
+                slot.is_none_or(|s| matches!(s.state(), State::Gone | State::Free))
+            };
+            if of.same_as(BlockOwner::DISCARDED) || of.as_process().is_some_and(is_dead) {
                 found.push(at);
             }
         })?;
@@ -263,10 +304,9 @@ impl Session {
                 // They become ours one by one, so that they are found if we die before we have freed them.
                 bundle::disown(self, at, BlockOwner::process(self.me()?), &mut all)?;
             }
-            if owner.has(BlockOwner::TICKET) {
-                self.void_ticket(at)?;
+            if !owner.has(BlockOwner::TICKET) || self.void_ticket(at)? {
+                self.free_raw(at)?;
             }
-            self.free_raw(at)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::layout::{EXTENT, Geometry, Header, MAGIC, VERSION};
 use crate::objects::KindOps;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 use crate::processes::{Owner, Role};
+use crate::recover::Pace;
 use crate::segment::Segment;
 use crate::watch;
 
@@ -27,6 +28,8 @@ pub struct Session {
     me: AtomicU32,
     /// For each object: generation << 32 | handles in this process.
     locals: Box<[AtomicU64]>,
+    /// A [`Pace`].
+    pace: AtomicU32,
     next: AtomicPtr<Session>,
 }
 
@@ -138,6 +141,7 @@ impl Session {
             kinds,
             me: AtomicU32::new(0),
             locals,
+            pace: AtomicU32::new(Pace::Calm as u32),
             next: AtomicPtr::default(),
         }
     }
@@ -243,6 +247,18 @@ impl Session {
         Ok(())
     }
 
+    pub(crate) fn pace(&self) -> Pace {
+        match self.pace.load(Ordering::Relaxed) {
+            0 => Pace::Calm,
+            1 => Pace::Brisk,
+            _ => Pace::HeldUp,
+        }
+    }
+
+    pub(crate) fn set_pace(&self, pace: Pace) {
+        self.pace.store(pace as u32, Ordering::Relaxed);
+    }
+
     /// There is something to do for whoever looks for dead members next.
     pub(crate) fn call_for_recovery(&self) {
         self.header.calls.fetch_add(1, Ordering::SeqCst);
@@ -293,6 +309,7 @@ fn after_fork_in_child() {
     let slot = NEXT_FORK.take();
     each(|s| {
         let was_member = s.me.swap(0, Ordering::AcqRel) != 0;
+        s.set_pace(Pace::Calm);
         if let Some(NextFork::Takes(session, owner)) = slot
             && was_member
             && session == s.id()

@@ -40,15 +40,18 @@ impl Session {
         self.hold(word as u32, (word >> 32) as u32)
     }
 
-    /// Takes a ticket's reference back, so that the block is an ordinary one.
-    pub(crate) fn void_ticket(&'static self, at: u64) -> Result<(), ShmError> {
+    /// Takes a ticket's reference back, so that the block is an ordinary one. False if it has to be put off.
+    pub(crate) fn void_ticket(&'static self, at: u64) -> Result<bool, ShmError> {
         let word: &'static AtomicU64 = self.segment().at(at)?;
         let record = self.block(at)?;
         let me = self.me()?;
-        let mut txn = self.header().objects_guard.lock(self)?;
+        let Some(mut txn) = self.enter_to_free(&self.header().objects_guard)? else {
+            self.discard(record);
+            return Ok(false);
+        };
         let owner = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
         if !owner.has(BlockOwner::TICKET) {
-            return Ok(());
+            return Ok(true);
         }
         let index = word.load(Ordering::Relaxed) as u32;
         txn.set(&record.owner, owner.with_flags_of(BlockOwner::FREE).word());
@@ -58,6 +61,6 @@ impl Session {
         if dying {
             self.destroy(index)?;
         }
-        Ok(())
+        Ok(true)
     }
 }

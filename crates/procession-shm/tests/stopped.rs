@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::world::World;
+use common::world::{SHAPES, World};
 use common::{Child, Inventory, calmly, eventually, inside, start, within};
 use procession_shm::arena::BlockOwner;
 use procession_shm::board::{Board, JobOptions, Next, OwnedJob, Seat, Taken};
@@ -60,6 +60,10 @@ fn child() {
         "hold" => {
             world.lock.acquire(deadline, &mut calmly).unwrap();
             world.semaphore.acquire(deadline, &mut calmly).unwrap();
+            // What has to be freed: a block, and a queue with all kinds of messages that nobody else has.
+            world.block(1, 100_000);
+            let own = Ring::create(session, "own", RingOptions::default()).unwrap();
+            (0..SHAPES).for_each(|seq| world.put(own.port(), seq));
             world.event.set();
             loop {
                 std::thread::park();
@@ -284,6 +288,13 @@ fn dropping_the_last_handle_to_what_somebody_recovers() {
     world.exercise();
     drop(world);
     assert_eq!(Inventory::take(session), before);
+}
+
+#[test]
+fn freeing_what_another_one_had_while_somebody_has_the_arena() {
+    // With something to be undone, and without.
+    recovering("put", "arena.alloc.done");
+    recovering("put", "guard.checkpoint");
 }
 
 /// A worker that was condemned is stopped when it has started another item, before it puts that back. What happens
