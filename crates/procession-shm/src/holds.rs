@@ -11,7 +11,7 @@ use crate::session::Session;
 /// What one process has to do with one object.
 #[repr(C)]
 pub struct Hold {
-    /// [`HELD`] and [`WATCHES`]; changed under the objects guard, but for `WATCHES`.
+    /// [`HELD`] or [`PARTED`], and [`WATCHES`]; changed under the objects guard, but for `WATCHES`.
     pub flags: AtomicU64,
     /// A number of the object's kind (units of a semaphore, say), under the object's own guard.
     pub units: AtomicU64,
@@ -24,6 +24,9 @@ unsafe impl Shared for Hold {}
 pub const HELD: u64 = 1;
 /// In [`Hold::flags`]: the process has a descriptor that wants to be rung for the object; its number is in the upper half.
 pub const WATCHES: u64 = 2;
+/// In [`Hold::flags`]: the process has said goodbye. It does not hold the object any more, but it keeps its reference until it
+/// has ended, as threads of it may still be at work there.
+pub(crate) const PARTED: u64 = 4;
 
 impl Session {
     /// The hold record of process slot `process` for object `index`.
@@ -59,7 +62,7 @@ impl Session {
             return Ok(Handle::new(self, index, generation));
         }
         let hold = self.hold_record(me.slot(), index)?;
-        if hold.flags.load(Ordering::Relaxed) & HELD == 0 {
+        if hold.flags.load(Ordering::Relaxed) & (HELD | PARTED) == 0 {
             txn.set(&hold.flags, HELD);
             txn.set(&hold.units, 0);
             txn.set(
@@ -157,6 +160,51 @@ impl Session {
         Ok(())
     }
 
+    /// This process says goodbye to all that it holds; see [`PARTED`]. `Busy` if some of it could not be done.
+    pub(crate) fn part(&'static self) -> Result<(), ShmError> {
+        let me = self.me()?;
+        let mut busy = false;
+        for (index, entry) in self.entries() {
+            let hold = self.hold_record(me.slot(), index)?;
+            let Some(kind) = entry.kind() else { continue };
+            if hold.flags.load(Ordering::Acquire) & HELD == 0 {
+                continue;
+            }
+            (self.kind(kind)?.left)(self, index, entry, me)?;
+            crash_point!("object.part.told");
+            let Some(mut txn) = self.header().objects_guard.lock_soon(self)? else {
+                busy = true;
+                continue;
+            };
+            // Another thread may have dropped it meanwhile.
+            if hold.flags.load(Ordering::Acquire) & HELD == 0 {
+                continue;
+            }
+            let mut dying = false;
+            match entry.link.load(Ordering::Relaxed).checked_sub(1) {
+                None => txn.set(&hold.flags, PARTED),
+                // Whether this one exists is of interest to others: it is let go. The work is done with the one behind it.
+                Some(linked) => {
+                    let linked = linked as u32;
+                    let behind = self.hold_record(me.slot(), linked)?;
+                    if behind.flags.load(Ordering::Relaxed) & (HELD | PARTED) == 0 {
+                        let refs = &self.entry(linked)?.refs;
+                        txn.set(&behind.flags, PARTED);
+                        txn.set(refs, refs.load(Ordering::Relaxed).wrapping_add(1));
+                    }
+                    txn.set(&hold.flags, 0);
+                    dying = self.release(&mut txn, index, me)?;
+                }
+            }
+            crash_point!("object.part.set");
+            txn.commit();
+            if dying {
+                self.destroy(index)?;
+            }
+        }
+        if busy { Err(ShmError::Busy) } else { Ok(()) }
+    }
+
     /// Takes all holds of a process back. The objects are told: `abnormal` that their holder died, else that it left. `Busy` if some objects could
     /// not be told, whose holds are left then.
     pub(crate) fn drop_holds(&'static self, of: Owner, abnormal: bool) -> Result<(), ShmError> {
@@ -168,7 +216,7 @@ impl Session {
             if flags == 0 {
                 continue;
             }
-            if flags & HELD != 0
+            if flags & (HELD | PARTED) != 0
                 && let Some(kind) = entry.kind()
             {
                 let kind = self.kind(kind)?;
@@ -188,8 +236,9 @@ impl Session {
             };
             let flags = hold.flags.load(Ordering::Acquire);
             txn.set(&hold.flags, 0);
-            let dying =
-                flags & HELD != 0 && entry.kind().is_some() && self.release(&mut txn, index, me)?;
+            let dying = flags & (HELD | PARTED) != 0
+                && entry.kind().is_some()
+                && self.release(&mut txn, index, me)?;
             crash_point!("recover.unheld");
             txn.commit();
             if dying {

@@ -32,7 +32,7 @@ pub struct KindOps {
     pub dropped: fn(&'static Session, u32, &'static Entry),
     /// A process that held the object has died without saying goodbye. May be told twice.
     pub died: fn(&'static Session, u32, &'static Entry, Owner) -> Result<(), ShmError>,
-    /// A process that held the object says goodbye. May be told twice, and threads of that process may still be at the object.
+    /// A process that held the object says goodbye, when threads of it may still be at the object; told again once it has ended.
     pub left: fn(&'static Session, u32, &'static Entry, Owner) -> Result<(), ShmError>,
     /// The last reference is gone: wake whoever is concerned, give back the blocks that belong to the object.
     pub destroy: fn(&'static Session, u32, &'static Entry) -> Result<(), ShmError>,

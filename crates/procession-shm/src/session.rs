@@ -233,15 +233,16 @@ impl Session {
         NEXT_FORK.set(Some(NextFork::StaysOutside));
     }
 
-    /// Says goodbye: publishes the exit code, gives back every hold and so wakes the peers. The process does not use the
-    /// session any more; its blocks are freed once it has really ended, since threads may still write to them.
+    /// Says goodbye: publishes the exit code, and holds nothing any more, which wakes the peers. The process does not use the
+    /// session any more; its blocks are freed, and objects that nobody else has are destroyed, once it has really ended, since
+    /// its threads may still be at work there. What they leave half done then is undone as after a death.
     pub fn leave(&'static self, exit_code: i32) -> Result<(), ShmError> {
         let Some(me) = self.current() else {
             return Ok(());
         };
         self.slot(me.slot())?.say_goodbye(exit_code);
         crash_point!("process.leave.published");
-        self.drop_holds(me, false)?;
+        self.part()?;
         crash_point!("process.leave.unheld");
         self.me.store(0, Ordering::Release);
         Ok(())

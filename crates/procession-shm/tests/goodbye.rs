@@ -3,10 +3,13 @@
 
 mod common;
 
-use common::world::World;
-use common::{calmly, eventually, inside, start, within};
-use procession_shm::kinds;
+use common::world::{Diary, World};
+use common::{Inventory, calmly, eventually, inside, start, within};
+use procession_shm::pipe::{self, PipeEnd};
+use procession_shm::primitive::Ordering;
+use procession_shm::ring::{Message, Ring, RingOptions};
 use procession_shm::sync::Ticket;
+use procession_shm::{WaitError, kinds};
 use procession_sys::process::Exit;
 
 /// Waiters that one condition can have at a time.
@@ -29,9 +32,44 @@ fn child() {
             session.leave(0).unwrap();
             std::mem::forget(tickets);
         }
+        // As threads that end with their process in the middle of what they do: each stays in the section in which it takes a
+        // message.
+        "take" => {
+            let own = Ring::create(session, "own", RingOptions::default()).unwrap();
+            let message = Message::new(b"message");
+            own.port().put(message, within(60), &mut calmly).unwrap();
+            world.diary.write_handle(2, own.handle());
+            let (near, far) = pipe::create(session, "pipe", true).unwrap();
+            world.diary.write_handle(4, near.handle());
+            eventually("the parent has sent", || world.diary.read(6) == 1);
+            drop(near);
+            for ring in [world.ring.clone(), own] {
+                let diary = world.diary.clone();
+                std::thread::spawn(move || {
+                    let stay = |_: &[u8], _| stay(&diary);
+                    ring.port().get(within(60), &mut calmly, stay)
+                });
+            }
+            let diary = world.diary.clone();
+            std::thread::spawn(move || {
+                let mut stay = |_: &[u8], _| stay(&diary);
+                far.recv(within(60), &mut calmly, &mut stay)
+            });
+            eventually("all threads are there", || world.diary.read(7) == 3);
+            session.leave(0).unwrap();
+            world.diary.write(8, 1);
+            eventually("it is told to go", || world.diary.read(9) == 1);
+        }
         other => panic!("no task {other}"),
     }
     std::process::exit(0);
+}
+
+fn stay(diary: &Diary) {
+    diary.add(7);
+    loop {
+        std::thread::park();
+    }
 }
 
 #[test]
@@ -63,4 +101,42 @@ fn the_notification_of_a_waiter_who_left() {
     assert_eq!(child.end(), Exit::Code(0));
     session.exited(child.owner, 0).unwrap();
     world.exercise();
+}
+
+#[test]
+fn threads_in_the_middle_of_something() {
+    let session = kinds::create("other", None).unwrap();
+    let before = Inventory::take(session);
+    let world = World::create(session);
+    world.put(world.ring.port(), 0);
+    let mut child = start(session, "take", &world.names(), "");
+    eventually("the pipe is there", || world.diary.read(4) != 0);
+    let end = PipeEnd::of(world.diary.read_handle(4).unwrap()).unwrap();
+    let message = Message::new(b"message");
+    end.send(message, within(60), &mut calmly).unwrap();
+    world.diary.write(6, 1);
+    eventually("the child has said goodbye", || world.diary.read(8) == 1);
+    // The peer learns it at once.
+    let nothing = end.recv(within(60), &mut calmly, &mut |_: &[u8], _| ());
+    assert_eq!(nothing, Err(WaitError::Closed));
+    // But as long as the threads are there, so is what they work with, although nobody holds it.
+    let own = world.diary.read(2) as u32 - 1;
+    let pipe = end.handle().entry().link.load(Ordering::SeqCst) as u32 - 1;
+    drop(end);
+    let exist = |index: u32| session.entry(index).unwrap().kind().is_some();
+    assert!(exist(own) && exist(pipe));
+    session
+        .view_holds(child.owner.slot(), 0..pipe.max(own) + 1, |h| {
+            assert!(!h.held);
+        })
+        .unwrap();
+    world.diary.write(9, 1);
+    assert_eq!(child.end(), Exit::Code(0));
+    session.exited(child.owner, 0).unwrap();
+    assert!(!exist(own) && !exist(pipe));
+    // It did not come to take this.
+    assert_eq!(world.take(world.ring.port()), Some(0));
+    world.exercise();
+    drop(world);
+    assert_eq!(Inventory::take(session), before);
 }
