@@ -205,8 +205,8 @@ impl Session {
         if busy { Err(ShmError::Busy) } else { Ok(()) }
     }
 
-    /// Takes all holds of a process back. The objects are told: `abnormal` that their holder died, else that it left. `Busy` if some objects could
-    /// not be told, whose holds are left then.
+    /// Takes all holds of a process back. The objects are told: `abnormal` that their holder died, else that it left. `Busy`
+    /// if some objects could not be told, whose holds are left then.
     pub(crate) fn drop_holds(&'static self, of: Owner, abnormal: bool) -> Result<(), ShmError> {
         let me = self.me()?;
         let mut busy = false;

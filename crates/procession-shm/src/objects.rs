@@ -1,8 +1,8 @@
 //! The table of shared objects.
 //!
 //! An object exists for as long as something refers to it: the hold record of a process, a ticket (a block on its way in a
-//! message), another object, or the recovery that is just at it. `refs` counts these; it is only changed under the objects guard, in the same section as the
-//! thing that it counts, so it is right whoever dies when.
+//! message), another object, or the recovery that is just at it. `refs` counts these; it is only changed under the objects
+//! guard, in the same section as the thing that it counts, so it is right whoever dies when.
 
 use procession_sys::clock::now_ns;
 
