@@ -107,7 +107,9 @@ class Maps:
     ) -> bool:  # fmt: skip
         """Open a map's job; false if the engine has as many jobs as it can have."""
         mode = STARMAP if star else MAP
-        job = self._open(mode, func, len(items), True, options, chunk)
+        # Where workers are replaced after so many tasks: what the standard library would make one.
+        task = chunk or (-(-len(items) // (4 * self._size)) if self._replaces else 0)
+        job = self._open(mode, func, len(items), True, options, task)
         if job is None:
             return False
         # Items that may be stopped, or run again, are handed over by themselves.

@@ -180,6 +180,25 @@ class TestMethods:
             assert max(pids.count(pid) for pid in pids) <= 3
             assert len(set(pids)) >= 10
 
+    @pytest.mark.parametrize(
+        ("tasks", "chunk", "items", "each"),
+        [(2, 50, 1000, 100), (1, None, 80, 10), (3, 7, 100, 21)],
+    )
+    def test_maxtasksperchild_counts_chunks(
+        self, tasks: int, chunk: int | None, items: int, each: int
+    ) -> None:
+        def pids(pool: Any) -> list[list[int]]:
+            return [
+                pool.map(pid_of, range(items), chunk),
+                list(pool.imap_unordered(pid_of, range(items), chunk or 10)),
+            ]
+
+        with procession.get_context("fork").Pool(2, maxtasksperchild=tasks) as pool:
+            for found in pids(pool):
+                assert max(found.count(pid) for pid in found) <= each
+                # Workers are replaced when they have run so many, and no sooner.
+                assert items / each <= len(set(found)) <= items / each + 4
+
     def test_queues_and_locks_as_arguments_of_running_workers(self, ctx: BaseContext) -> None:
         with ctx.Pool(2) as pool:
             queue: Any = ctx.Queue()

@@ -79,7 +79,7 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
     /// How often an item is run again whose worker died.
     pub retries: u32,
-    /// How many items to hand out at first; later their duration decides.
+    /// How many items are a task for [`Config::max_tasks`], and how many to hand out at first; later their duration decides.
     pub chunk_hint: u32,
 }
 

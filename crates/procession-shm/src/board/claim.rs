@@ -12,6 +12,7 @@ use crate::guard::Txn;
 use crate::primitive::{Ordering, fence};
 use crate::session::Session;
 
+use super::allowance::Allowance;
 use super::bury::announce_finished;
 use super::crew::SLOW_NS;
 use super::layout::{AS_FINISHED, BoardBody, JOBS, JobId, JobSlot, REQUEUE, Shape};
@@ -111,13 +112,13 @@ impl Board {
         Ok(())
     }
 
-    /// Claims a range for the worker of `ledger`, `most` items at most, looking first behind the job `after`. Whatever the
+    /// Claims a range for the worker of `ledger`, as many items at most as are `left` to it, looking first behind the job `after`. Whatever the
     /// ledger had is used up (or else it is what is returned). `spare`: see [`super::run::Seat::is_spare`].
     pub(super) fn claim(
         &self,
         ledger: &'static Ledger,
         after: usize,
-        most: u64,
+        left: Allowance,
         spare: bool,
     ) -> Result<Option<Range>, ShmError> {
         let (session, body) = (self.session(), self.body);
@@ -136,12 +137,12 @@ impl Board {
             Some(offer) => Some(offer),
             None => match find_requeued(session, body, &mut txn)? {
                 Some(offer) => Some(offer),
-                None => match find_orphan(session, body, &mut txn, most) {
+                None => match find_orphan(session, body, &mut txn, left) {
                     Some(offer) => Some(offer),
-                    None => match find_queued(session, body, &mut txn, (after, most, is_full)) {
+                    None => match find_queued(session, body, &mut txn, (after, left, is_full)) {
                         Some(offer) => Some(offer),
                         None if body.is_well_manned(spare) => None,
-                        None => find_slow(session, body, &mut txn, most)?,
+                        None => find_slow(session, body, &mut txn, left)?,
                     },
                 },
             },
@@ -226,7 +227,7 @@ fn find_orphan(
     session: &'static Session,
     body: &'static BoardBody,
     txn: &mut Txn<'_>,
-    most: u64,
+    left: Allowance,
 ) -> Option<Offer> {
     if body.orphans.load(Ordering::Relaxed) == 0 {
         return None;
@@ -240,6 +241,7 @@ fn find_orphan(
             continue;
         };
         let (first, all) = ledger.rest();
+        let most = left.items(body.hint(job));
         // Half of it, so that what is left wakes somebody who can look after both halves.
         let end = first + (all - first).div_ceil(2).min(most);
         txn.set(&ledger.next, end);
@@ -263,7 +265,7 @@ fn find_queued(
     session: &'static Session,
     body: &'static BoardBody,
     txn: &mut Txn<'_>,
-    (after, most, is_full): (usize, u64, bool),
+    (after, left, is_full): (usize, Allowance, bool),
 ) -> Option<Offer> {
     for turn in 1..=JOBS {
         let number = (after + turn) % JOBS;
@@ -283,7 +285,7 @@ fn find_queued(
         };
         let shape = slot.shape();
         let count = fair_share(session, body, slot, fed - cursor)
-            .min(most)
+            .min(left.items(slot.hint.load(Ordering::Relaxed)))
             .min(shape.items() - shape.index(cursor))
             .max(1);
         txn.set(&slot.cursor, cursor + count);
@@ -348,7 +350,7 @@ fn find_slow(
     session: &'static Session,
     body: &'static BoardBody,
     txn: &mut Txn<'_>,
-    most: u64,
+    left: Allowance,
 ) -> Result<Option<Offer>, ShmError> {
     let mut now = 0;
     for (_, ledger) in body.all_ledgers(session) {
@@ -365,6 +367,7 @@ fn find_slow(
             continue;
         };
         let (next, end) = ledger.rest();
+        let most = left.items(body.hint(job));
         let first = (next + end.saturating_sub(next) / 2).max(end.saturating_sub(most));
         if first >= end {
             continue;

@@ -4,6 +4,7 @@
 //! [`Seat`]s at it, claim ranges of items and finish them one by one. Here is mechanism only; what to do with an item whose
 //! worker died, when to start workers and when to kill them is decided above.
 
+mod allowance;
 mod bury;
 pub mod cell;
 mod claim;
@@ -255,6 +256,11 @@ impl BoardBody {
     fn job(&self, job: JobId) -> Option<&JobSlot> {
         let slot = &self.jobs[job.slot()];
         (slot.id.load(Ordering::Acquire) == job.word()).then_some(slot)
+    }
+
+    /// How many items of a job are a task; one if nobody knows.
+    fn hint(&self, job: JobId) -> u64 {
+        self.job(job).map_or(1, |s| s.hint.load(Ordering::Relaxed))
     }
 
     /// The job that a ledger names.

@@ -146,6 +146,7 @@ impl Seat {
         let more = calls.saturating_sub(1);
         self.more_calls += more;
         self.tasks += more;
+        self.used = self.used.saturating_add(more.saturating_mul(self.cost));
         if let Some(slot) = self.shown {
             let before = slot.tasks_done.load(Ordering::Relaxed);
             slot.tasks_done.store(before + more, Ordering::Relaxed);

@@ -13,6 +13,7 @@ use crate::processes::Slot;
 use crate::ring::Message;
 
 use super::Board;
+use super::allowance::{Allowance, cost};
 use super::cell::{Cell, DONE};
 use super::claim::Range;
 use super::layout::{JobId, KEEP_ARGUMENTS, TIMED, cell_at};
@@ -50,6 +51,9 @@ pub struct Seat {
     pub(super) unset: (usize, u64),
     pub(super) slab: Slab,
     pub(super) tasks: u64,
+    /// Of what it may run, in the measure of [`Allowance`]; and what an item of its range uses up of it.
+    pub(super) used: u64,
+    pub(super) cost: u64,
     /// Of the range's items that were many calls: how many more.
     pub(super) more_calls: u64,
     /// Until when it has said that it keeps the watch; zero if it does not.
@@ -125,6 +129,8 @@ impl Board {
             unset: (0, 0),
             slab: Slab::default(),
             tasks: 0,
+            used: 0,
+            cost: 0,
             more_calls: 0,
             watch: 0,
             last_job: number as usize % super::JOBS,
@@ -174,7 +180,7 @@ impl Seat {
                 }
             }
             if !self.claim()? {
-                return Ok(if self.may_run() == 0 {
+                return Ok(if self.allowance().is_used_up() {
                     Next::Enough
                 } else {
                     Next::Idle
@@ -303,6 +309,7 @@ impl Seat {
         self.running = None;
         self.noted = false;
         self.tasks += 1;
+        self.used = self.used.saturating_add(self.cost);
         self.ledger.tasks.store(self.tasks, Ordering::Relaxed);
         if let Some(slot) = self.shown {
             // For tools: not worth a locked instruction.
@@ -324,12 +331,10 @@ impl Seat {
         Ok(())
     }
 
-    /// How many more tasks the worker may run.
-    fn may_run(&self) -> u64 {
-        match self.board.body.max_tasks.load(Ordering::Relaxed) {
-            0 => u64::MAX,
-            max => max.saturating_sub(self.tasks),
-        }
+    /// What the worker may still run.
+    fn allowance(&self) -> Allowance {
+        let max = self.board.body.max_tasks.load(Ordering::Relaxed);
+        Allowance::new(max, self.used)
     }
 
     /// Ends the present range and claims another one; false if there is none.
@@ -350,11 +355,11 @@ impl Seat {
             }
         }
         // Nothing new for one who leaves: what it has goes to others then.
-        let may_run = self.may_run();
-        if may_run == 0 || self.board.has_ended() {
+        let left = self.allowance();
+        if left.is_used_up() || self.board.has_ended() {
             return Ok(false);
         }
-        self.range = (self.board).claim(self.ledger, self.last_job, may_run, self.is_spare())?;
+        self.range = (self.board).claim(self.ledger, self.last_job, left, self.is_spare())?;
         let Some(range) = self.range else {
             if let Some(slot) = self.shown {
                 slot.task_board.store(0, Ordering::Relaxed);
@@ -362,6 +367,7 @@ impl Seat {
             return Ok(false);
         };
         self.last_job = range.job.slot();
+        self.cost = cost(range.slot.hint.load(Ordering::Relaxed));
         self.begun_ns = if now == 0 { now_ns() } else { now };
         // First of all: until then others may take it for slow.
         self.ledger.since_ns.store(self.begun_ns, Ordering::Relaxed);
