@@ -65,6 +65,21 @@ def pool_end(method: str) -> Callable[[str], float]:
     return run
 
 
+def replaced(method: str) -> Callable[[str], float]:
+    """A map of 4 tasks in a pool of 2 whose workers run one task each."""
+
+    def run(library: str) -> float:
+        times = []
+        with package(library).get_context(method).Pool(2, maxtasksperchild=1) as pool:
+            for _ in range(10):
+                began = now()
+                pool.map(nothing, range(4), 1)
+                times.append(now() - began)
+        return statistics.median(times)
+
+    return run
+
+
 def proportional(pid: int) -> float:
     """The proportional set size of a process, in bytes."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -120,6 +135,17 @@ add(
         ratio(5),
     )
 )
+for _method in ("fork", "forkserver"):
+    add(
+        Row(
+            f"pool-replace-{_method}",
+            f"`Pool(2, maxtasksperchild=1)`: map of 4 tasks, {_method}",
+            SECTION,
+            replaced(_method),
+            BOTH,
+            None,
+        )
+    )
 for _method, _factor in (("fork", 1.0), ("forkserver", 3.0)):
     add(
         Row(

@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub(super) processes: HashMap<WorkerId, (Option<Owner>, u32)>,
     /// Workers whose processes have ended, while what they were running could not be looked up.
     pub(super) exits: Vec<(WorkerId, Option<i32>)>,
+    /// Workers that have gone since when (their processes may still be ending).
+    pub(super) leaving: HashMap<WorkerId, u64>,
     /// Was the last look cut short?
     pub(super) behind: bool,
     /// The board's event count at the last look.
@@ -80,6 +82,7 @@ impl Pool {
             actions: VecDeque::new(),
             processes: HashMap::new(),
             exits: Vec::new(),
+            leaving: HashMap::new(),
             behind: false,
             seen: board.events(),
             look_at: 0,

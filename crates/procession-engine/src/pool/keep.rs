@@ -11,6 +11,8 @@ use super::{Action, PoolError, Why, WorkerInfo};
 
 /// How often to look for workers that are gone without anybody having said so.
 const LOOK_EVERY_NS: u64 = 100_000_000;
+/// How soon to look for the end of a worker's process, once it has gone.
+const ENDING_NS: u64 = 500_000;
 /// How soon to try again what was not possible at once.
 const SOON_NS: u64 = 10_000_000;
 
@@ -34,7 +36,7 @@ impl Pool {
         if inner.machine.phase() == Phase::Closing && inner.all_done()? {
             inner.tell(Event::AllDone)?;
         }
-        inner.look_at = now_ns + LOOK_EVERY_NS;
+        inner.look_at = now_ns + inner.next_look(now_ns);
         Ok(inner.actions.drain(..).collect())
     }
 
@@ -162,6 +164,7 @@ impl Inner {
                 Ok(true) => {
                     self.tell(Event::Exited { worker, exit })?;
                     self.processes.remove(&worker);
+                    self.leaving.remove(&worker);
                 }
                 Ok(false) => self.exits.push((worker, exit)),
                 Err(error) => {
@@ -205,6 +208,9 @@ impl Inner {
         };
         for gone in &departed {
             let worker = WorkerId(gone.worker);
+            if self.processes.contains_key(&worker) {
+                self.leaving.entry(worker).or_insert(now);
+            }
             if gone.was_up {
                 self.tell(Event::Up(worker))?;
             }
@@ -230,6 +236,15 @@ impl Inner {
         }
         self.behind = false;
         Ok(true)
+    }
+
+    /// How soon to look again if nothing happens. That the process of a worker has ended is no event: the front sees it when it
+    /// looks, and only then is there another worker. It has ended in a moment, or else takes long.
+    fn next_look(&self, now: u64) -> u64 {
+        let last_gone = self.leaving.values().max();
+        last_gone.map_or(LOOK_EVERY_NS, |at| {
+            (now.saturating_sub(*at) / 2).clamp(ENDING_NS, LOOK_EVERY_NS)
+        })
     }
 
     /// Condemns the workers whose items have run for too long.
