@@ -26,7 +26,7 @@ pub const HELD: u64 = 1;
 pub const WATCHES: u64 = 2;
 /// In [`Hold::flags`]: the process has said goodbye. It does not hold the object any more, but it keeps its reference until it
 /// has ended, as threads of it may still be at work there.
-pub(crate) const PARTED: u64 = 4;
+pub const PARTED: u64 = 4;
 
 impl Session {
     /// The hold record of process slot `process` for object `index`.

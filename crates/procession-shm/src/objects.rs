@@ -10,7 +10,7 @@ use crate::arena::BlockOwner;
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
 use crate::guard::Txn;
-pub use crate::holds::{HELD, Hold, WATCHES};
+pub use crate::holds::{HELD, Hold, PARTED, WATCHES};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
 use crate::segment::Shared;
