@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import pickle
 import signal
 import sys
 import time
@@ -75,6 +77,31 @@ def slow_at_the_end(x: int) -> int:
     return x
 
 
+@dataclasses.dataclass
+class Record:
+    number: int
+    name: str
+
+
+class Fragile(Record):
+    """One that cannot be made again where it arrives."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise KeyError(state["number"])
+
+
+def number_of(record: Record) -> int:
+    return record.number
+
+
+def die_with(record: Record) -> int:
+    return die_at(record.number)
+
+
+def log_record(record: Record) -> int:
+    return log(record.number)
+
+
 @pytest.fixture
 def pool() -> Any:
     with procession.get_context("fork").Pool(2) as pool:
@@ -145,6 +172,54 @@ def test_ints_of_all_sizes(pool: Any) -> None:
     assert pool.map(same, items) == items
     assert pool.map(str, items) == [str(item) for item in items]
     assert [type(x) for x in pool.map(bool, [0, 1] * 1000)] == [bool] * 2000
+
+
+def test_objects_are_pickled_together(pool: Any, monkeypatch: Any) -> None:
+    seen = batches_of(pool, monkeypatch)
+    records = [Record(i, f"number {i}") for i in range(COUNT)]
+    for _ in range(30):
+        assert pool.map(number_of, records) == list(range(COUNT))
+        if seen[-1] < COUNT:
+            break
+    assert seen[-1] < COUNT, f"no batches: {seen}"
+    assert pool.map(same, records) == records
+    assert pool.map(same, records, chunksize=5) == records
+    mixed = [record if record.number % 3 else record.number for record in records]
+    assert pool.map(same, mixed) == mixed
+    # Long ones, with large buffers, and the same one again and again.
+    one = np.arange(10_000)
+    large = [
+        (Record(i, "x" * (i % 7) * 1000), one if i % 2 else np.full(5000, i)) for i in range(600)
+    ]
+    for (a, b), (c, d) in zip(pool.map(same, large), large, strict=True):
+        assert a == c
+        assert (b == d).all()
+
+
+def test_one_of_many_objects_cannot_be_pickled(pool: Any) -> None:
+    records: list[Any] = [Record(i, "") for i in range(COUNT)]
+    records[15_000] = lambda: 0
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pool.map(number_of, records)
+    records[15_000] = Fragile(15_000, "")
+    with pytest.raises(KeyError, match="15000"):
+        pool.map(number_of, records)
+    records[15_000] = Record(15_000, "")
+    assert pool.map(number_of, records) == list(range(COUNT))
+
+
+def test_a_death_among_objects_costs_the_call_alone(tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    records = [Record(i, "") for i in range(COUNT)]
+    with procession.get_context("fork").Pool(2, keep_directory, (str(path),)) as pool:
+        result = pool.map_async(log_record, records)
+        with pytest.raises(WorkerDied) as raised:
+            result.get(LIMIT)
+        assert raised.value.item == 17_000
+        with pytest.raises(WorkerDied):
+            pool.map(die_with, records)
+    runs = [int(line) for line in path.read_text().split()]
+    assert sorted(runs) == list(range(COUNT // 2 + 1, COUNT))
 
 
 def test_what_is_out_of_the_ordinary_in_a_batch(pool: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import copy
 import enum
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 import procession
@@ -81,6 +83,33 @@ def test_the_same_comes_out(value: Any) -> None:
     if isinstance(value, list):
         got[0].append("more")
     assert value == before
+
+
+class Metres(np.float64):
+    pass
+
+
+SCALARS: list[Any] = [
+    np.float64(1.5), np.float32(-2.5), np.float16(0.5), np.longdouble(1) / 3, np.bool_(True),
+    np.int8(-128), np.uint64(2**64 - 1), np.longlong(-5), np.complex64(1 + 2j), np.clongdouble(2j),
+    np.float64("nan"), np.int64(0), np.datetime64("2020-01-02"), np.str_("text"), np.bytes_(b"b"),
+    Metres(2.5), np.zeros(2, dtype="i4,f8")[0], np.array(7), [np.float64(1), (np.int8(2),)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", SCALARS, ids=lambda v: type(v).__name__)
+def test_scalars_of_numpy(value: Any) -> None:
+    # As from a pickle, which makes a plain one of a class of one's own.
+    expected = pickle.loads(pickle.dumps(value))
+    queue: Any = ctx.Queue()
+    queue.put(value)
+    got = queue.get(timeout=20)
+    assert types_of(got) == types_of(expected)
+    assert repr(got) == repr(expected)
+    with ctx.Pool(1) as pool:
+        (back,) = pool.map(same, [value])
+    assert types_of(back) == types_of(expected)
+    assert repr(back) == repr(expected)
 
 
 def test_maps_of_records() -> None:

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use procession_engine::pool::{JobId, Message};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyIterator};
+use pyo3::types::{PyInt, PyIterator, PyList};
 
 use crate::codec::range::Range;
 use crate::codec::{Encoded, Repeated, batch};
@@ -14,6 +15,10 @@ use crate::pool::{PoolCore, pool_error};
 
 /// How long a batch should take, in nanoseconds: long against the cost of handing it over, short against everything else.
 const BATCH_NS: u64 = 50_000;
+/// Batches whose items are pickled together may take so many times as long: the more there are the less each costs.
+const LONGER: u64 = 4;
+/// And they are about so long at most, in bytes.
+const LISTED_BYTES: usize = 16 << 10;
 /// After so many items one by one it is looked at again whether batches are worth it.
 const LOOK_EVERY: u64 = 32;
 /// A map keeps at least so many batches for each worker.
@@ -108,6 +113,10 @@ pub(crate) struct Batches {
     /// Since the last look.
     singles: u64,
     size: usize,
+    /// The items are pickled: better all of a batch as one.
+    pickled: bool,
+    /// About how many bytes each of them takes.
+    bytes_each: usize,
     /// Batches that were not collected yet: the engine's item, and what is in it.
     open: VecDeque<(u64, Items)>,
 }
@@ -122,13 +131,16 @@ impl Batches {
             fed: 0,
             singles: 0,
             size: 1,
+            pickled: false,
+            bytes_each: 1,
             open: VecDeque::new(),
         }
     }
 
     /// How many of the next items to hand over as one, if a call takes so long.
     fn choose(&mut self, call_ns: Option<u64>) {
-        let worth = call_ns.map_or(1, |ns| (BATCH_NS / ns.max(1)) as usize);
+        let long = if self.pickled { LONGER } else { 1 };
+        let worth = call_ns.map_or(1, |ns| (long * BATCH_NS / ns.max(1)) as usize);
         let fair = self.total.saturating_sub(self.fed) / (self.workers * FOR_EACH_WORKER);
         self.size = worth.min(fair).min(self.most).max(1);
         self.singles = 0;
@@ -146,6 +158,24 @@ impl Batches {
             _ => None,
         }
     }
+}
+
+/// That something cannot be encoded is no error here; what a signal's handler raises is.
+fn is_encoded(py: Python<'_>, done: PyResult<()>) -> PyResult<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What became of items that were to go together, and how many were fed.
+enum Listed {
+    Fed(u64),
+    /// There is no room for more.
+    Full(u64),
+    /// There are no more.
+    Ended(u64),
 }
 
 impl PoolCore {
@@ -184,6 +214,14 @@ impl PoolCore {
                 }
                 continue;
             }
+            if size > 1 && lock(batches).pickled {
+                match self.feed_listed(py, id, feed, batches, items, size)? {
+                    Listed::Fed(count) => done += count,
+                    Listed::Full(count) => return Ok((done + count, false)),
+                    Listed::Ended(count) => return Ok((done + count, true)),
+                }
+                continue;
+            }
             let mut together = Vec::new();
             let mut single = None;
             let mut ended = false;
@@ -197,13 +235,16 @@ impl PoolCore {
                     single = Some(item);
                     break;
                 }
-                let fits = batch::add_simple(py, &mut bytes, &item) || {
+                let fits = if batch::add_simple(py, &mut bytes, &item) {
+                    true
+                } else {
                     let mut encoded = Encoded::new(self.session);
                     // One that cannot be encoded stands alone, with its error.
-                    encoded
-                        .encode_item(py, &item, feed.repeated.as_ref())
-                        .is_ok()
-                        && batch::add(&mut bytes, &encoded)
+                    let done = encoded.encode_item(py, &item, feed.repeated.as_ref());
+                    if encoded.is_pickle() {
+                        lock(batches).pickled = true;
+                    }
+                    is_encoded(py, done)? && batch::add(&mut bytes, &encoded)
                 };
                 if !fits {
                     // The first of the next batch, or if it stands alone one by itself.
@@ -247,6 +288,87 @@ impl PoolCore {
             }
         }
         Ok((done, false))
+    }
+
+    /// Feeds the next items as one list, up to `size`.
+    fn feed_listed<'py>(
+        &self,
+        py: Python<'py>,
+        id: JobId,
+        feed: &Feed,
+        batches: &Mutex<Batches>,
+        items: &Bound<'py, PyIterator>,
+        size: usize,
+    ) -> PyResult<Listed> {
+        let most = LISTED_BYTES / lock(batches).bytes_each.max(1);
+        let mut together = Vec::new();
+        while together.len() < size.min(most).max(1) {
+            let Some(item) = feed.take(py, items)? else {
+                break;
+            };
+            together.push(item);
+        }
+        let count = together.len();
+        if count == 0 {
+            return Ok(Listed::Ended(0));
+        }
+        let mut encoded = Encoded::new(self.session);
+        let list = PyList::new(py, &together)?;
+        if count == 1 || !is_encoded(py, encoded.encode_listed(py, &list, feed.repeated.as_ref()))?
+        {
+            // If one of them cannot be pickled, that is not the others' error.
+            drop(encoded);
+            return self.feed_singly(py, id, feed, batches, together);
+        }
+        let place = self.pool.feed(id, encoded.message()).map_err(pool_error)?;
+        let Some(item) = place else {
+            for item in together.into_iter().rev() {
+                feed.hold_back(item);
+            }
+            return Ok(Listed::Full(0));
+        };
+        let large = if encoded.block.is_some() {
+            LISTED_BYTES
+        } else {
+            0
+        };
+        let bytes = encoded.head().len() + large;
+        encoded.sent();
+        let mut state = lock(batches);
+        state.bytes_each = bytes / count;
+        // It may be otherwise with what comes.
+        state.pickled = !together.last().is_some_and(batch::is_simple);
+        state.fed += count;
+        let together = together.into_iter().map(Bound::unbind).collect();
+        state.open.push_back((item, Items::Objects(together)));
+        Ok(Listed::Fed(count as u64))
+    }
+
+    /// Feeds items one by one.
+    fn feed_singly(
+        &self,
+        py: Python<'_>,
+        id: JobId,
+        feed: &Feed,
+        batches: &Mutex<Batches>,
+        items: Vec<Bound<'_, PyAny>>,
+    ) -> PyResult<Listed> {
+        let mut items = items.into_iter();
+        let mut count = 0;
+        while let Some(item) = items.next() {
+            if self.put(py, id, &item, feed.repeated.as_ref())?.is_none() {
+                for item in items.rev() {
+                    feed.hold_back(item);
+                }
+                feed.hold_back(item);
+                return Ok(Listed::Full(count));
+            }
+            count += 1;
+            let mut state = lock(batches);
+            state.fed += 1;
+            state.singles += 1;
+        }
+        Ok(Listed::Fed(count))
     }
 
     /// Feeds the next of a range, up to `size`: how many, none at its end; `None` if there is no room.

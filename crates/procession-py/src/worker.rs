@@ -64,7 +64,8 @@ impl PoolWorker {
         let mut function: Option<Function<'_>> = None;
         let mut done = 0;
         while let Some(mut task) = next_task(py, &mut worker)? {
-            if let Some(arguments) = Arguments::of(task.bytes()) {
+            let mut block = task.take_block();
+            if let Some(arguments) = Arguments::of(py, session, task.bytes(), || block.take())? {
                 let how = Finish {
                     session,
                     describe,
@@ -73,7 +74,7 @@ impl PoolWorker {
                 done += run_batch(py, &mut worker, task.job, arguments, &mut function, &how)?;
                 continue;
             }
-            let result = run_task(py, session, &worker, &mut task, &mut function);
+            let result = run_task(py, session, &worker, &task, block, &mut function);
             finish_task(py, session, &mut worker, result, describe, unsendable)?;
             done += 1;
         }
@@ -103,10 +104,10 @@ fn run_task<'py>(
     py: Python<'py>,
     session: &'static Session,
     worker: &Worker,
-    task: &mut Task,
+    task: &Task,
+    block: Option<u64>,
     function: &mut Option<Function<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let block = task.take_block();
     let taken = codec::take(py, task.bytes(), block);
     learn_function(py, session, worker, task.job, function)?;
     call(py, function.as_ref(), codec::finish(py, session, taken)?)
@@ -177,7 +178,7 @@ fn run_batch<'py>(
     py: Python<'py>,
     worker: &mut Worker,
     job: JobId,
-    mut arguments: Arguments<'_>,
+    mut arguments: Arguments<'_, 'py>,
     function: &mut Option<Function<'py>>,
     how: &Finish<'_, 'py>,
 ) -> PyResult<u64> {

@@ -3,6 +3,7 @@
 //! ```text
 //! arguments:  BATCH | (length u16 | encoding)*
 //!             RANGE | start i64 | step i64 | count u32
+//!             LISTED | the encoding of a list of them all
 //! outcomes:   (status u8 | length u16 | encoding)*
 //! an int:     status u8 | (bytes + 1) << 4 | the int's lowest bytes
 //! ```
@@ -11,13 +12,14 @@
 //! message's block.
 
 use procession_shm::Session;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::types::list::BoundListIterator;
+use pyo3::types::{PyInt, PyList};
 
-use super::encode::encode_simple;
+use super::encode::{encode_simple, scalar};
 use super::range::Range;
-use super::{BATCH, Encoded, RANGE, Taken, finish, take};
+use super::{BATCH, Encoded, LISTED, RANGE, Taken, finish, take};
 
 /// A batch's arguments are not longer.
 pub(crate) const ARGUMENTS_MAX: usize = 1000;
@@ -54,6 +56,12 @@ pub(crate) fn add_simple(py: Python<'_>, batch: &mut Vec<u8>, obj: &Bound<'_, Py
     }
     batch.truncate(before);
     false
+}
+
+/// Is an object's encoding simple, whatever its size?
+pub(crate) fn is_simple(obj: &Bound<'_, PyAny>) -> bool {
+    let py = obj.py();
+    scalar(py, obj, &mut Vec::new(), Some(&mut &[][..]))
 }
 
 /// Adds the length and the encoding of an object of one of the simple types.
@@ -116,25 +124,42 @@ fn int_of(bytes: &[u8]) -> Option<i64> {
 }
 
 /// The arguments of a batch that are still to be taken.
-pub(crate) enum Arguments<'a> {
+pub(crate) enum Arguments<'a, 'py> {
     Encoded(&'a [u8]),
     Range(Range),
+    Listed(BoundListIterator<'py>),
 }
 
-impl<'a> Arguments<'a> {
+impl<'a, 'py> Arguments<'a, 'py> {
     /// Of a message, if it is a batch.
-    pub(crate) fn of(message: &'a [u8]) -> Option<Self> {
-        match message.split_first()? {
-            (&BATCH, rest) => Some(Self::Encoded(rest)),
-            (&RANGE, rest) => Range::read(rest).map(Self::Range),
+    pub(crate) fn of(
+        py: Python<'py>,
+        session: &'static Session,
+        message: &'a [u8],
+        block: impl FnOnce() -> Option<u64>,
+    ) -> PyResult<Option<Self>> {
+        Ok(match message.split_first() {
+            Some((&BATCH, rest)) => Some(Self::Encoded(rest)),
+            Some((&RANGE, rest)) => Range::read(rest).map(Self::Range),
+            Some((&LISTED, rest)) => {
+                let list = finish(py, session, take(py, rest, block()));
+                let list = match list.and_then(|l| Ok(l.cast_into::<PyList>()?)) {
+                    Ok(list) => list,
+                    // If one cannot be decoded none is run like this, and the parent has each run by itself.
+                    Err(error) if error.is_instance_of::<PyException>(py) => PyList::empty(py),
+                    Err(error) => return Err(error),
+                };
+                Some(Self::Listed(list.into_iter()))
+            }
             _ => None,
-        }
+        })
     }
 
     /// The next one, for [`finish`].
     #[inline]
-    pub(crate) fn next<'py>(&mut self, py: Python<'py>) -> Option<Taken<'py>> {
+    pub(crate) fn next(&mut self, py: Python<'py>) -> Option<Taken<'py>> {
         match self {
+            Self::Listed(rest) => rest.next().map(Taken::Object),
             Self::Encoded(rest) => {
                 let (len, after) = rest.split_first_chunk::<2>()?;
                 let (one, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;

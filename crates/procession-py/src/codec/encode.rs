@@ -9,11 +9,13 @@ use procession_shm::bundle::Part;
 use procession_shm::memory::Memory;
 use procession_shm::ring::Message;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyString};
 
 use super::pickler::Buffers;
 use super::repeated::Repeated;
-use super::{BYTES, FALSE, FLOAT, INT, NONE, PICKLE, STR, TRUE, bind, ndarray, pickler, small};
+use super::{
+    BYTES, FALSE, FLOAT, INT, LISTED, NONE, PICKLE, STR, TRUE, bind, ndarray, pickler, small,
+};
 use crate::errors;
 
 /// An object's encoding, ready to be put. Its blocks are this process's until the message is committed.
@@ -134,6 +136,23 @@ impl<'a> Encoded<'a> {
         }
         let buffers = repeated.map_or(Buffers::Own, |r| Buffers::Repeated(r.clone()));
         self.pickle(py, obj, buffers)
+    }
+
+    /// Encodes a list of objects as a batch's arguments: what they have in common, such as their class, is named once.
+    pub(crate) fn encode_listed(
+        &mut self,
+        py: Python<'_>,
+        objects: &Bound<'_, PyList>,
+        repeated: Option<&Arc<Repeated>>,
+    ) -> PyResult<()> {
+        self.head_mut().push(LISTED);
+        let buffers = repeated.map_or(Buffers::Own, |r| Buffers::Repeated(r.clone()));
+        self.pickle(py, objects, buffers)
+    }
+
+    /// Has it become a pickle?
+    pub(crate) fn is_pickle(&self) -> bool {
+        self.head().first() == Some(&PICKLE)
     }
 
     /// Encodes an object that many processes will read: its large buffers are shared objects, sent once.

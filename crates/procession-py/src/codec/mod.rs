@@ -12,8 +12,8 @@
 //! | 7, 12, 13 | a short tuple, list or dict, see `small` |
 //! | 8 | how many of the parts in the message's block are buffers (the others are tickets), then a pickle |
 //! | 9 | bytes as they were given to `send_bytes` |
-//! | 10 | a NumPy array: its type and shape; the contents follow, or are the message's block |
-//! | 11, 14 | a pool's batch, see `batch` |
+//! | 10 | a NumPy array or scalar: its type and shape; the contents follow, or are the message's block |
+//! | 11, 14, 15 | a pool's batch, see `batch` |
 
 pub(crate) mod batch;
 mod decode;
@@ -56,6 +56,7 @@ const BATCH: u8 = 11;
 const LIST: u8 = 12;
 const DICT: u8 = 13;
 const RANGE: u8 = 14;
+const LISTED: u8 = 15;
 
 thread_local! {
     /// While this thread pickles for another member of the session: the objects that go with the message.

@@ -1,6 +1,7 @@
-//! Arrays of `NumPy` without a pickle: type, shape, contents. Ten times faster for small ones.
+//! Arrays and scalars of `NumPy` without a pickle: type, shape, contents. Ten times faster for small ones.
 //!
-//! Only exact `numpy.ndarray`s in C order with a plain built-in type take this way; every other array is pickled.
+//! Only exact `numpy.ndarray`s in C order with a plain built-in type take this way, and scalars of such a type; all others are
+//! pickled.
 
 use procession_shm::Session;
 use pyo3::buffer::PyBuffer;
@@ -8,7 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyDict, PyTuple, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyTuple, PyType};
 
 use super::NDARRAY;
 use super::encode::{Encoded, to_block};
@@ -18,7 +19,13 @@ use crate::buffer::{self, BlockBuffer};
 struct Numpy {
     ndarray: Py<PyType>,
     dtype: Py<PyType>,
+    generic: Py<PyType>,
 }
+
+/// The types, by their letters, that take this way.
+const PLAIN: &str = "?bBhHiIlLqQefdgFDG";
+/// Instead of a number of dimensions: a scalar.
+const SCALAR: u8 = u8::MAX;
 
 static NUMPY: PyOnceLock<Numpy> = PyOnceLock::new();
 
@@ -47,6 +54,7 @@ fn numpy(py: Python<'_>) -> Option<&Numpy> {
     let found = Numpy {
         ndarray: class("ndarray")?,
         dtype: class("dtype")?,
+        generic: class("generic")?,
     };
     Some(NUMPY.get_or_init(py, || found))
 }
@@ -92,7 +100,7 @@ fn encode_if(
     wanted: impl FnOnce(usize) -> bool,
 ) -> PyResult<bool> {
     if !is_array(py, obj) {
-        return Ok(false);
+        return encode_scalar(py, obj, out);
     }
     let dtype = obj.getattr(intern!(py, "dtype"))?;
     // 1: a built-in type in this machine's byte order; objects (kind O) would be pointers.
@@ -100,7 +108,7 @@ fn encode_if(
         return Ok(false);
     }
     let code: char = dtype.getattr(intern!(py, "char"))?.extract()?;
-    if !"?bBhHiIlLqQefdgFDG".contains(code) {
+    if !PLAIN.contains(code) {
         return Ok(false);
     }
     let flags = obj.getattr(intern!(py, "flags"))?;
@@ -136,6 +144,35 @@ fn encode_if(
     } else {
         buffer::with_bytes(&view, |b| out.head_mut().extend_from_slice(b));
     }
+    Ok(true)
+}
+
+fn encode_scalar(py: Python<'_>, obj: &Bound<'_, PyAny>, out: &mut Encoded<'_>) -> PyResult<bool> {
+    let class = obj.get_type();
+    let numpy = match NUMPY.get(py) {
+        Some(numpy) => numpy,
+        None if class.module().is_ok_and(|m| m == "numpy") => match numpy(py) {
+            Some(numpy) => numpy,
+            None => return Ok(false),
+        },
+        None => return Ok(false),
+    };
+    if !class.is_subclass(numpy.generic.bind(py))? {
+        return Ok(false);
+    }
+    let dtype = obj.getattr(intern!(py, "dtype"))?;
+    let code: char = dtype.getattr(intern!(py, "char"))?.extract()?;
+    // Not a class of somebody's own; and a pickle takes "q" for "l", which is as long.
+    if !PLAIN.contains(code)
+        || "qQ".contains(code)
+        || !dtype.getattr(intern!(py, "type"))?.is(&class)
+    {
+        return Ok(false);
+    }
+    let contents = obj.call_method0(intern!(py, "tobytes"))?;
+    let head = out.head_mut();
+    head.extend_from_slice(&[NDARRAY, code as u8, SCALAR]);
+    head.extend_from_slice(contents.cast::<PyBytes>()?.as_bytes());
     Ok(true)
 }
 
@@ -175,9 +212,9 @@ fn decode_with<'py>(
     let [code, dims, rest @ ..] = body else {
         return Err(malformed());
     };
-    let (extents, contents) = rest
-        .split_at_checked(usize::from(*dims) * 8)
-        .ok_or_else(malformed)?;
+    let is_scalar = *dims == SCALAR;
+    let extents = if is_scalar { 0 } else { usize::from(*dims) * 8 };
+    let (extents, contents) = rest.split_at_checked(extents).ok_or_else(malformed)?;
     let extents: Vec<u64> = extents
         .chunks_exact(8)
         .map(|c| u64::from_le_bytes(c.try_into().expect("eight bytes")))
@@ -186,10 +223,15 @@ fn decode_with<'py>(
     let numpy = numpy(py).ok_or_else(malformed)?;
     let dtype = dtype_of(py, numpy, *code)?;
     let memory = memory(py, contents)?;
-    numpy
+    let array = numpy
         .ndarray
         .bind(py)
-        .call1((PyTuple::new(py, extents)?, dtype, memory))
+        .call1((PyTuple::new(py, extents)?, dtype, memory))?;
+    if is_scalar {
+        array.get_item(PyTuple::empty(py))
+    } else {
+        Ok(array)
+    }
 }
 
 /// The types are made once: a lookup by letter costs more than the rest.
