@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from ._pool_errors import report
@@ -24,35 +25,58 @@ class Callbacks:
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[tuple[ApplyResult, bool, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-        self._ended = False
+        # Reentrant, as a signal's handler may end the pool in the middle of anything.
+        self._lock = threading.RLock()
+        self._starting = self._gone = False
         # Whose callbacks are being called: there may be one in another.
         self._current: list[ApplyResult] = []
 
     def settle(self, result: ApplyResult, success: bool, value: Any) -> None:
         """Set a result, after its callback if it has one for this."""
+        if result._has_come():
+            return
         if not result._has_callback(success):
             result._set(success, value)
             return
-        with self._starting:
-            if result._handed:
+        with self._lock:
+            if result._has_come():
                 return
             result._handed = True
-            if not self._ended:
+            here = self._gone or not self._start()
+            if not here:
                 self._waiting.put((result, success, value))
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="pool callbacks", daemon=True
-                    )
-                    self._thread.start()
-                return
-        # The pool has ended, and whoever asks for its results learns so.
-        self._call(result, success, value)
+        if here:
+            # The pool has ended, and whoever asks for its results learns so.
+            self._call(result, success, value)
+            return
+        # One of them may be the callbacks' thread, which has to go on.
+        for waiter in list(result._waiters):
+            waiter.set()
+
+    def _start(self) -> bool:
+        """See to it that there is a thread; false if there cannot be one."""
+        if self._thread is None and not self._starting:
+            self._starting = True
+            try:
+                thread = threading.Thread(target=self._run, name="pool callbacks", daemon=True)
+                thread.start()
+                self._thread = thread
+            except RuntimeError:
+                return False
+            finally:
+                self._starting = False
+        return True
 
     def _run(self) -> None:
         while (one := self._waiting.get()) is not None:
             self._call(*one)
             del one
+        with self._lock:
+            self._gone = True
+        # What was put while the end was said.
+        while not self._waiting.empty():
+            if (one := self._waiting.get()) is not None:
+                self._call(*one)
 
     def _call(self, result: ApplyResult, success: bool, value: Any) -> None:
         self._current.append(result)
@@ -66,7 +90,24 @@ class Callbacks:
         finally:
             self._current.remove(result)
 
-    def help(self, result: ApplyResult) -> bool:
+    def wait_for(self, result: ApplyResult, timeout: float | None) -> bool:
+        """Wait until another thread has set a result; false if that takes longer."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        told = threading.Event()
+        result._waiters.append(told)
+        try:
+            while not result._done:
+                if result._handed and self._help(result):
+                    break
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                if not told.wait(left):
+                    return result._done
+                told.clear()
+        finally:
+            result._waiters.remove(told)
+        return True
+
+    def _help(self, result: ApplyResult) -> bool:
         """Go on with callbacks until that of a result is done, if this is their thread.
 
         True if it is done.
@@ -85,10 +126,11 @@ class Callbacks:
 
     def end(self) -> None:
         """No more callbacks will come; those that wait are called."""
-        with self._starting:
-            if self._thread is not None and not self._ended:
+        with self._lock:
+            if self._thread is None and not self._starting:
+                self._gone = True
+            else:
                 self._waiting.put(None)
-            self._ended = True
 
     def join(self) -> None:
         """Wait for the last one."""

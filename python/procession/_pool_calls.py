@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ._pool_callbacks import Callbacks
@@ -30,6 +31,8 @@ class Stream:
         self.job = job
         # Whoever has it collects. A signal's handler may wait for a result, too.
         self.lead = threading.RLock()
+        # Taken from the engine and not delivered yet: (item, success, value).
+        self.found: deque[tuple[int, bool, Any]] = deque()
         # Of those who wait for others to collect, in the order in which they came.
         self.followers: dict[threading.Event, None] = {}
 
@@ -114,19 +117,22 @@ class Calls(Imaps):
 
     def _collect_calls(self, stream: Stream) -> None:
         """Deliver what has come; only for whoever leads."""
-        while (found := self._core.next(stream.job, False)) is not None:
-            item, success, value = found
+        found = stream.found
+        while found or self._core.next(stream.job, False, found):
+            item, success, value = found[0]
             key = (stream.job, item)
-            result = self._calls.pop(key, None)
+            result = self._calls.get(key)
             if result is None:
                 # It was done before the thread that has submitted it could note that it had.
                 with self._acting:
-                    result = self._calls.pop(key, None)
+                    result = self._calls.get(key)
             if result is not None:
-                try:
-                    self._settle(result, success, value)
-                finally:
-                    self._watched_calls.discard(result)
+                self._settle(result, success, value)
+                self._watched_calls.discard(result)
+            # What a signal's handler raises before this is done again.
+            self._calls.pop(key, None)
+            if found and found[0][0] == item:
+                found.popleft()
 
     def _settle(self, result: ApplyResult, success: bool, value: Any) -> None:
         self._callbacks.settle(result, success, value)
@@ -143,7 +149,7 @@ class Calls(Imaps):
 
     def _watch_call(self, result: ApplyResult) -> None:
         self._watched_calls.add(result)
-        if result._done or result._handed:
+        if result._has_come():
             # It was delivered before it stood there.
             self._watched_calls.discard(result)
         self._supervise()
@@ -152,6 +158,9 @@ class Calls(Imaps):
 
     def _drive_call(self, result: ApplyResult, deadline: float | None) -> None:
         """Wait for a call's outcome, and deliver those of others on the way."""
+        if result._has_come():
+            self._await_callback(result, deadline)
+            return
         stream = result._key[0]
         try:
             while not result._done:
@@ -175,7 +184,7 @@ class Calls(Imaps):
         """Collect for all until a result is there; false if the time is up."""
         while True:
             self._collect_calls(stream)
-            if result._done or result._handed:
+            if result._has_come():
                 return True
             if self._wait(stream.job, ANY, 0, deadline) == TIMED_OUT:
                 self._collect_calls(stream)
@@ -188,7 +197,7 @@ class Calls(Imaps):
         stream.followers[told] = None
         try:
             # What has happened before we stood there nobody tells us.
-            if result._done or result._handed or stream.is_free():
+            if result._has_come() or stream.is_free():
                 return True
             return told.wait(_left(deadline))
         finally:
@@ -197,15 +206,7 @@ class Calls(Imaps):
 
     def _await_callback(self, result: ApplyResult, deadline: float | None) -> None:
         """Wait until a result's callback has been called."""
-        if self._callbacks.help(result):
-            return
-        told = threading.Event()
-        result._waiters.append(told)
-        try:
-            if not result._done:
-                told.wait(_left(deadline))
-        finally:
-            result._waiters.remove(told)
+        self._callbacks.wait_for(result, _left(deadline))
 
 
 def _left(deadline: float | None) -> float | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ._pool_errors import TaskCancelled
 from ._pool_inputs import Input, Reader, may_block
-from ._pool_maps import ANY, NEXT, TIMED_OUT, Maps
+from ._pool_maps import ANY, ATTENTION, NEXT, TIMED_OUT, Maps
 from ._pool_worker import MAP
 from .context import TimeoutError
 
@@ -84,7 +86,12 @@ class Imaps(Maps):
             ordered = iterator._ordered
             source.thread = Reader(lambda: self._feed(source, ordered))
             self._read_by_threads.add(source)
-            source.thread.start()
+            try:
+                source.thread.start()
+            except BaseException:
+                source.thread = None
+                self._drop_job(iterator, job)
+                raise
         else:
             self._feed(source, iterator._ordered)
 
@@ -103,7 +110,7 @@ class Imaps(Maps):
 
     def _feed(self, source: Input, ordered: bool) -> bool:
         """Read as much of an input as there is room for; false at its end."""
-        if source.closed:
+        if source.closed or self._stopped:
             self._end_input(source)
         if source.source is None:
             return False
@@ -153,6 +160,20 @@ class Imaps(Maps):
     def _end_input(self, source: Input) -> None:
         source.source = None
         self._read_by_threads.discard(source)
+        self._close_when_fed()
+
+    def _drop_job(self, iterator: IMapIterator, job: int) -> None:
+        """Nobody wants what is left of an imap."""
+        source = iterator._input
+        source.closed = iterator._detached = True
+        self._imaps.pop(job, None)
+        self._core.close_job(job)
+        self._forget(job)
+        if source.thread is None:
+            self._end_input(source)
+        else:
+            source.thread.kick()
+            self._close_when_fed()
 
     def next(self, iterator: IMapIterator, deadline: float | None) -> tuple[bool, Any] | None:
         """The next outcome of an imap; None at its end."""
@@ -173,9 +194,13 @@ class Imaps(Maps):
             self._feed_imap(iterator)
             # Some at once, but not so many that the workers run dry while the caller works on them.
             most = min(source.window // 4, MOST_TAKEN) or 1
-            if taken := self._core.take(job, iterator._ordered, most):
-                iterator._taken.extend(taken)
+            if self._core.take(job, iterator._ordered, most, iterator._taken):
                 continue
+            if self._stopped:
+                # What was fed has been told.
+                source.given += 1
+                source.last = source.given
+                return False, TaskCancelled("the pool was terminated")
             if source.source is None and self._core.is_exhausted(job):
                 self._core.close_job(job)
                 self._tasks.pop(job, None)
@@ -185,7 +210,10 @@ class Imaps(Maps):
                 # The workers have taken all there was: look further ahead.
                 if claimed == fed and not self._room_for(source) and source.widen():
                     continue
-            if self._wait_for_outcome(job, until, source, deadline) == TIMED_OUT:
+            woken = self._wait_for_outcome(job, until, source, deadline)
+            if woken == TIMED_OUT or (
+                woken == ATTENTION and deadline is not None and time.monotonic() >= deadline
+            ):
                 raise TimeoutError
 
     def _wait_for_outcome(
@@ -209,8 +237,7 @@ class Imaps(Maps):
         if iterator._job is None or self._ended or iterator._detached:
             return
         if source.given or self._stopped:
-            self._close_input(source)
-            self._core.close_job(iterator._job)
+            self._drop_job(iterator, iterator._job)
             return
         source.open_up()
         unread = type(iterator)(None)
@@ -236,8 +263,8 @@ class Imaps(Maps):
                 job = iterator._job
                 assert job is not None
                 self._feed_imap(iterator)
-                while taken := self._core.take(job, iterator._ordered, MOST_TAKEN):
-                    iterator._input.given += len(taken)
+                while taken := self._core.take(job, iterator._ordered, MOST_TAKEN, deque()):
+                    iterator._input.given += taken
                 if iterator._input.source is None and self._core.is_exhausted(job):
                     self._core.close_job(job)
                     self._tasks.pop(job, None)
@@ -253,7 +280,7 @@ class Imaps(Maps):
             with self._feeding:
                 iterator._input.open_up()
                 self._feed_imap(iterator)
-            iterator._taken.extend(self._core.take(job, iterator._ordered, 1 << 30))
+            self._core.take(job, iterator._ordered, 1 << 30, iterator._taken)
         finally:
             iterator._lock.release()
 
@@ -276,7 +303,7 @@ class Imaps(Maps):
         if not iterator._lock.acquire(blocking=False):
             return
         try:
-            iterator._taken.extend(self._core.take(job, iterator._ordered, fed))
+            self._core.take(job, iterator._ordered, fed, iterator._taken)
             if self._core.is_exhausted(job):
                 self._core.close_job(job)
             iterator._detached = True

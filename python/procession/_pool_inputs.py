@@ -59,11 +59,15 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         """Read to the end."""
-        while True:
-            self._more.clear()
-            if not self._read():
-                return
-            self._more.wait()
+        try:
+            while True:
+                self._more.clear()
+                if not self._read():
+                    return
+                self._more.wait()
+        finally:
+            # It has what it reads for, which has this thread.
+            del self._read
 
 
 def may_block(items: Iterable[Any]) -> bool:

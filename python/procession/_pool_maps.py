@@ -75,14 +75,16 @@ class Maps:
         """Run one call for each item of a list."""
         # Not its truth, which arrays do not have.
         if len(items) == 0:
-            self._settle(result, True, [])
+            result._set_empty()
             return
         with self._acting:
             if self._backlog or not self._try_to_begin(result, func, star, items, chunk, options):
                 self._backlog.append((result, func, star, items, chunk, options))
                 self._supervise()
         if result._callback is not None or result._error_callback is not None:
-            self._watched_maps.add(result)
+            with self._acting:
+                if not result._has_come():
+                    self._watched_maps.add(result)
             self._supervise()
 
     def _try_to_begin(self, result: MapResult, *terms: Any) -> bool:
@@ -160,6 +162,12 @@ class Maps:
                     self._close_when_fed()
             return False
 
+    def _finish_map(self, result: MapResult, job: int) -> None:
+        # In this order: a signal's handler may raise in between, and then it is done again.
+        self._settle(result, *result._outcome())
+        self._end_map(result, job)
+        result._results, result._errors = [], []
+
     def _end_map(self, result: MapResult, job: int) -> None:
         self._watched_maps.discard(result)
         self._maps.pop(job, None)
@@ -198,15 +206,14 @@ class Maps:
         """Work on a map until it is complete, or the time is up."""
         while True:
             with self._acting:
-                if result._done or result._handed:
+                if result._has_come():
                     break
                 if result._job is None:
                     self._begin_backlog()
                 if result._job is not None and (
                     self._feed_map(result) or self._collect_map(result, result._job)
                 ):
-                    self._end_map(result, result._job)
-                    self._settle(result, *result._outcome())
+                    self._finish_map(result, result._job)
                     self._begin_backlog()
                     continue
                 job = result._job
@@ -235,12 +242,11 @@ class Maps:
         """Take in what has come of any map, and complete those that are at their end."""
         with self._acting:
             for job, result in list(self._maps.items()):
-                if result._done or result._handed:
+                if result._has_come():
                     self._end_map(result, job)
                     continue
                 if self._feed_map(result) or self._collect_map(result, job):
-                    self._end_map(result, job)
-                    self._settle(result, *result._outcome())
+                    self._finish_map(result, job)
             self._begin_backlog()
 
     def _progress_of(self, result: MapResult) -> tuple[int, int]:

@@ -85,7 +85,7 @@ class Processes(Calls):
         self._acting = threading.RLock()
         self._tasks: dict[int, str] = {}
         self._shared: set[ApplyResult] = set()
-        self._closing = False
+        self._closing = self._sealed = False
         self._supervisor: threading.Thread | None = None
         # It looks for the dead now and then, or also waits for what happens.
         self._eager, self._kick = False, threading.Event()
@@ -231,8 +231,7 @@ class Processes(Calls):
         """The engine has as many jobs as it can have: end those that are done."""
         for job, result in list(self._maps.items()):
             if result._source is None and self._collect_map(result, job):
-                self._end_map(result, job)
-                self._settle(result, *result._outcome())
+                self._finish_map(result, job)
         for iterator in list(self._imaps.values()):
             self._drain(iterator)
 
@@ -345,10 +344,11 @@ class Processes(Calls):
 
     def _start_supervisor(self) -> None:
         if self._supervisor is None:
-            self._supervisor = threading.Thread(
+            supervisor = threading.Thread(
                 target=_supervise, args=(weakref.ref(self),), name="pool supervisor", daemon=True
             )
-            self._supervisor.start()
+            supervisor.start()
+            self._supervisor = supervisor
 
     def _supervise_once(self) -> bool:
         """One round of the supervisor; false when there is nothing more to do, ever."""
@@ -357,6 +357,12 @@ class Processes(Calls):
         if not self._eager:
             if self._core.wait_attention(0.0) == ATTENTION:
                 self._act()
+            # What nobody asks for is not kept, nor the pool with it.
+            if self._calls:
+                for stream in list(self._streams.values()):
+                    self._collect_if_free(stream)
+            if self._maps:
+                self._collect_maps()
             return True
         self._serve_shared()
         if self._unread:
@@ -391,9 +397,12 @@ class Processes(Calls):
         self._close_when_fed()
 
     def _close_when_fed(self) -> None:
+        if not self._closing or self._sealed:
+            return
         unfed = self._unfed_maps()
         unfed = unfed or any(i._input.source is not None for i in list(self._imaps.values()))
-        if self._closing and not unfed:
+        if not unfed:
+            self._sealed = True
             for stream in list(self._streams.values()):
                 self._core.seal(stream.job)
             self._core.close()
@@ -421,6 +430,7 @@ class Processes(Calls):
         # A worker that has just left the pool will have ended in a moment.
         pause = FIRST_PAUSE
         while not self._ended:
+            self._close_when_fed()
             self._finish_imaps()
             self._collect_maps()
             for stream in list(self._streams.values()):

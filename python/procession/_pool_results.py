@@ -106,6 +106,10 @@ class ApplyResult:
             return False
         return bool(self._pool._cancel(self))
 
+    def _has_come(self) -> bool:
+        """Is the outcome here, whether its callback has been called or not?"""
+        return self._done or self._handed
+
     def _has_callback(self, success: bool) -> bool:
         return (self._callback if success else self._error_callback) is not None
 
@@ -183,14 +187,14 @@ class MapResult(ApplyResult):
         self._places = []
 
     def _outcome(self) -> tuple[bool, Any]:
-        results, errors = self._results, self._errors
-        self._results, self._errors = [], []
-        if errors:
-            return False, min(errors, key=lambda e: e[0])[1]
-        return True, results
+        if self._errors:
+            return False, min(self._errors, key=lambda e: e[0])[1]
+        return True, self._results
 
-    def _complete(self) -> None:
-        self._set(*self._outcome())
+    def _set_empty(self) -> None:
+        # The standard library calls no callback for a map of nothing.
+        self._callback = self._error_callback = None
+        self._set(True, [])
 
     def progress(self) -> tuple[int, int]:
         """How many items are finished, and how many there are."""
@@ -230,7 +234,10 @@ class IMapIterator:
         """Return the next result; TimeoutError if it takes too long."""
         deadline = None if timeout is None else time.monotonic() + timeout
         item: tuple[bool, Any] | None
-        with self._lock:
+        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            # Another thread is reading.
+            raise TimeoutError
+        try:
             pool = self._pool
             if pool is None:
                 raise StopIteration
@@ -241,11 +248,17 @@ class IMapIterator:
                 item = pool._next(self, deadline)
             if item is None:
                 self._pool = None
+        finally:
+            self._lock.release()
         if item is None:
             error, self._input.error = self._input.error, None
-            if error is not None:
+            if error is None:
+                raise StopIteration
+            try:
                 raise error
-            raise StopIteration
+            finally:
+                # Its traceback has this frame, and with it all that the input had.
+                del error
         success, value = item
         if success:
             return value

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ._pool_callbacks import Callbacks
 from ._pool_errors import report
 from ._pool_inputs import Input, Reader, may_block
 from ._pool_results import ApplyResult, IMapIterator, MapResult
@@ -55,6 +56,7 @@ class Threads:
     def __init__(self, processes: int, initializer: Any, initargs: Any) -> None:
         self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._changed = threading.Condition()
+        self._callbacks = Callbacks()
         self._stopping = False
         # Input of imaps that is not at its end; the threads go on as long as there is any.
         self._open: list[_Window] = []
@@ -68,7 +70,7 @@ class Threads:
 
         def task() -> None:
             success, value = _call(self._stopping, func, args, kwds)
-            self._finish(lambda: result._set(success, value))
+            self._finish(lambda: self._callbacks.settle(result, success, value))
 
         self._put(task)
 
@@ -78,7 +80,7 @@ class Threads:
         results: list[Any] = [None] * total
         claims = itertools.count()
         if total == 0:
-            result._set(True, [])
+            result._set_empty()
 
         def task() -> None:
             complete: Callable[[], None] | None = None
@@ -94,7 +96,7 @@ class Threads:
                 with self._changed:
                     result._finished += 1
                     if result._finished == total:
-                        complete = result._complete
+                        complete = self._completing(result)
             if complete is not None:
                 result._results = results
                 result._errors.sort(key=lambda e: e[0])
@@ -104,6 +106,9 @@ class Threads:
         # waits behind it.
         for _ in range(min(total, len(self.workers))):
             self._put(task)
+
+    def _completing(self, result: MapResult) -> Callable[[], None]:
+        return lambda: self._callbacks.settle(result, *result._outcome())
 
     def imap(
         self, iterator: IMapIterator, func: Any, items: Iterable[Any], chunk: int, window: int
@@ -203,10 +208,7 @@ class Threads:
 
     def drive(self, result: ApplyResult, timeout: float | None) -> None:
         """Wait for a result."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while not result._done and self._wait(deadline):
-                pass
+        self._callbacks.wait_for(result, timeout)
 
     def _wait(self, deadline: float | None) -> bool:
         remaining = None if deadline is None else deadline - time.monotonic()
@@ -222,10 +224,6 @@ class Threads:
         try:
             if done is not None:
                 done()
-        except Exception as error:
-            # A callback's exception has nobody to be raised to; a thread that dies of it would be
-            # lost.
-            report(error)
         finally:
             with self._changed:
                 self._changed.notify_all()
@@ -257,6 +255,7 @@ class Threads:
             self._go_on(state)
         self._open.clear()
         self.close()
+        self._callbacks.end()
         with self._changed:
             self._changed.notify_all()
 
@@ -267,6 +266,9 @@ class Threads:
             self._go_on(state)
         for worker in self.workers:
             worker.join()
+        self._callbacks.end()
+        if not self._stopping:
+            self._callbacks.join()
 
 
 class _Window(Input):

@@ -8,13 +8,14 @@ import queue
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import procession
-from procession.pool import ThreadPool, WorkerDied
+from procession.pool import TaskCancelled, ThreadPool, WorkerDied
 
 LIMIT = 60
 Eventually = Callable[..., None]
@@ -153,6 +154,75 @@ def test_terminate_ends_a_reader_that_is_far_enough_ahead(
     pool.terminate()
     eventually(lambda: not readers(), "the reader has ended")
     del results
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_join_after_an_imap_was_dropped_on_the_way(pool: Any, kind: Any) -> None:
+    results = pool.imap(same, kind(range(100_000)))
+    next(results)
+    pool.close()
+    del results
+    gc.collect()
+    joining = threading.Thread(target=pool.join, daemon=True)
+    joining.start()
+    joining.join(LIMIT)
+    assert not joining.is_alive()
+
+
+def test_whoever_waits_for_input_learns_that_the_pool_is_terminated() -> None:
+    source = Blocking(1)
+    pool = procession.get_context("fork").Pool(2)
+    results = pool.imap(same, source)
+    assert next(results) == 1
+    end = threading.Timer(0.2, pool.terminate)
+    end.start()
+    with pytest.raises(TaskCancelled):
+        results.next(LIMIT)
+    with pytest.raises(StopIteration):
+        results.next(LIMIT)
+    end.join()
+    pool.join()
+    source.items.put(None)
+
+
+def test_a_timeout_while_another_thread_reads(pool: Any) -> None:
+    source = Blocking()
+    results = pool.imap(same, source)
+    other = threading.Thread(target=results.next, args=(LIMIT,), daemon=True)
+    other.start()
+    with pytest.raises(procession.TimeoutError):
+        results.next(0.1)
+    source.items.put(1)
+    source.items.put(None)
+    other.join(LIMIT)
+    assert not other.is_alive()
+
+
+def test_an_input_leaves_nothing_behind(pool: Any) -> None:
+    """Neither the thread that has read it nor its exception keeps what it had."""
+
+    class Item:
+        pass
+
+    held = Item()
+    there = weakref.ref(held)
+
+    def items(held: Any) -> Iterator[int]:
+        yield 1
+        raise KeyError(id(held))
+
+    results = pool.imap(same, items(held))
+    del held
+    gc.collect()
+    gc.disable()
+    try:
+        assert next(results) == 1
+        with pytest.raises(KeyError):
+            next(results)
+        del results
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_a_death_while_the_input_waits() -> None:

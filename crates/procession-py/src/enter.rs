@@ -16,13 +16,15 @@ pub(crate) fn blocking<T: Send>(
     let mut raised: Option<PyErr> = None;
     let result = py.detach(|| {
         let mut check = || {
-            Python::attach(|py| match crate::life::check_signals(py) {
+            let checked = Python::try_attach(|py| match crate::life::check_signals(py) {
                 Ok(()) => true,
                 Err(e) => {
                     raised = Some(e);
                     false
                 }
-            })
+            });
+            // No interpreter any more, and this is a daemon thread: it ends where it wants to come back.
+            checked.unwrap_or(false)
         };
         f(&mut check)
     });

@@ -11,6 +11,7 @@ use procession_shm::board::Payload;
 use procession_shm::{Session, WaitError};
 use procession_sys::clock::now_ns;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -90,7 +91,7 @@ impl PoolCore {
     }
 
     fn feed_of(&self, job_word: u64) -> Arc<Feed> {
-        self.feeds().entry(job_word).or_default().clone()
+        self.feeds().get(&job_word).cloned().unwrap_or_default()
     }
 
     /// Gives a job one of many items. That it cannot be pickled is that item's error, and not the others'.
@@ -129,6 +130,17 @@ impl PoolCore {
             self.pool.collect_any(job)
         };
         found.map_err(pool_error)
+    }
+
+    /// What became of an item. An error in telling it is what became of it: it must not be lost, nor those before it.
+    fn outcome_of<'py>(
+        &self,
+        py: Python<'py>,
+        job: u64,
+        found: Collected,
+    ) -> (bool, Bound<'py, PyAny>) {
+        self.outcome(py, job, found.item, found)
+            .unwrap_or_else(|e| (false, e.into_value(py).into_bound(py).into_any()))
     }
 
     fn wait_for(
@@ -345,39 +357,40 @@ impl PoolCore {
         self.pool.is_exhausted(id).map_err(pool_error)
     }
 
-    /// The next outcome, in order or as it comes: (item, success, value).
-    fn next<'py>(
+    /// Appends the next outcome, in order or as it comes, to `into`: (item, success, value). False if there is none.
+    fn next(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         job_word: u64,
         ordered: bool,
-    ) -> PyResult<Option<(u64, bool, Bound<'py, PyAny>)>> {
+        into: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
         let Some(found) = self.found(job(job_word)?, ordered)? else {
-            return Ok(None);
+            return Ok(false);
         };
         let item = found.item;
-        let (success, value) = self.outcome(py, job_word, item, found)?;
-        Ok(Some((item, success, value)))
+        let (success, value) = self.outcome_of(py, job_word, found);
+        into.call_method1(intern!(py, "append"), ((item, success, value),))?;
+        Ok(true)
     }
 
-    /// The next outcomes that are there, `most` at most: (success, value).
-    fn take<'py>(
+    /// Appends the next outcomes that are there, `most` at most, to `into`: (success, value). How many.
+    fn take(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         job_word: u64,
         ordered: bool,
         most: usize,
-    ) -> PyResult<Bound<'py, PyList>> {
+        into: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
         let id = job(job_word)?;
-        let taken = PyList::empty(py);
-        while taken.len() < most
+        let mut taken = 0;
+        while taken < most
             && let Some(found) = self.found(id, ordered)?
         {
-            let outcome = self.outcome(py, job_word, found.item, found);
-            // An error in telling what has become of an item is what became of it: those before it must not be lost.
-            taken.append(
-                outcome.unwrap_or_else(|e| (false, e.into_value(py).into_bound(py).into_any())),
-            )?;
+            let outcome = self.outcome_of(py, job_word, found);
+            into.call_method1(intern!(py, "append"), (outcome,))?;
+            taken += 1;
         }
         Ok(taken)
     }
