@@ -2,6 +2,7 @@
 
 use crate::crash_point;
 use crate::error::{Corrupt, ShmError};
+use crate::guard::Txn;
 use crate::objects::Handle;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::processes::Owner;
@@ -172,7 +173,7 @@ impl Session {
             }
             (self.kind(kind)?.left)(self, index, entry, me)?;
             crash_point!("object.part.told");
-            let Some(mut txn) = self.header().objects_guard.lock_soon(self)? else {
+            let Some(mut txn) = self.objects_unless(busy)? else {
                 busy = true;
                 continue;
             };
@@ -205,6 +206,16 @@ impl Session {
         if busy { Err(ShmError::Busy) } else { Ok(()) }
     }
 
+    /// The objects guard, if it can be had soon; where that has taken too long before, if it can be had at once.
+    fn objects_unless(&'static self, busy: bool) -> Result<Option<Txn<'static>>, Corrupt> {
+        let guard = &self.header().objects_guard;
+        if busy {
+            guard.try_lock(self)
+        } else {
+            guard.lock_soon(self)
+        }
+    }
+
     /// Takes all holds of a process back. The objects are told: `abnormal` that their holder died, else that it left. `Busy`
     /// if some objects could not be told, whose holds are left then.
     pub(crate) fn drop_holds(&'static self, of: Owner, abnormal: bool) -> Result<(), ShmError> {
@@ -230,7 +241,7 @@ impl Session {
                 }
                 crash_point!("recover.told");
             }
-            let Some(mut txn) = self.header().objects_guard.lock_soon(self)? else {
+            let Some(mut txn) = self.objects_unless(busy)? else {
                 busy = true;
                 continue;
             };

@@ -226,7 +226,14 @@ impl Session {
     /// process holds: whatever the parent drops meanwhile, the child will find.
     pub fn reserve(&'static self, name: &str, role: Role) -> Result<Owner, ShmError> {
         let parent = self.me()?;
-        let owner = self.take_slot(name, role, parent.word())?;
+        let owner = match self.take_slot(name, role, parent.word()) {
+            // There may be some whose end nobody has looked for.
+            Err(ShmError::TableFull(..)) => {
+                self.recover_now()?;
+                self.take_slot(name, role, parent.word())?
+            }
+            taken => taken?,
+        };
         crash_point!("process.reserve.taken");
         self.copy_holds(owner)?;
         crash_point!("process.reserve.held");

@@ -13,6 +13,8 @@
 //! None of this waits for long for a process that is stopped in the middle of a change. What cannot be done is put off, by
 //! leaving the slot, or by discarding a block that nobody has; whoever looks next goes on.
 
+use std::cell::Cell;
+
 use procession_sys::clock::now_ns;
 
 use crate::arena::BlockOwner;
@@ -28,9 +30,13 @@ use crate::session::Session;
 /// How often, at most, one looks for dead members without a reason.
 const SWEEP_EVERY_NS: u64 = 25_000_000;
 
-/// How this process frees things.
+thread_local! {
+    static PACE: Cell<Pace> = const { Cell::new(Pace::Calm) };
+}
+
+/// How this thread frees things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
+enum Pace {
     /// However long it takes; what it waits for is short.
     Calm,
     /// It recovers: not waiting for long.
@@ -66,9 +72,8 @@ impl Session {
         let Some(_one_at_a_time) = self.header().recovery_guard.try_lock(self)? else {
             return Ok(());
         };
-        self.set_pace(Pace::Brisk);
         let recovered = self.recover_in_turn();
-        self.set_pace(Pace::Calm);
+        PACE.set(Pace::Calm);
         recovered
     }
 
@@ -96,6 +101,7 @@ impl Session {
             if !any {
                 return Ok(());
             }
+            PACE.set(Pace::Brisk);
             let settled = self.settle_guards()?;
             crash_point!("recover.settled");
             let mut put_off = !settled;
@@ -179,12 +185,12 @@ impl Session {
         &'static self,
         guard: &'static Guard,
     ) -> Result<Option<Txn<'static>>, Corrupt> {
-        match self.pace() {
+        match PACE.get() {
             Pace::Calm => guard.lock(self).map(Some),
             Pace::Brisk => {
                 let txn = guard.lock_soon(self)?;
                 if txn.is_none() {
-                    self.set_pace(Pace::HeldUp);
+                    PACE.set(Pace::HeldUp);
                 }
                 Ok(txn)
             }
@@ -204,7 +210,8 @@ impl Session {
         mut f: impl FnMut(&KindOps, u32, &'static Entry) -> Result<(), ShmError>,
     ) -> Result<bool, ShmError> {
         for (index, entry) in self.entries() {
-            if entry.kind().is_none() {
+            // What stands for another one has nothing to be done to, and whether it exists is of interest to others.
+            if entry.kind().is_none() || entry.link.load(Ordering::Relaxed) != 0 {
                 continue;
             }
             match self.keep(Some(index)) {

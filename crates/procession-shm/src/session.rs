@@ -14,7 +14,6 @@ use crate::layout::{EXTENT, Geometry, Header, MAGIC, VERSION};
 use crate::objects::KindOps;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 use crate::processes::{Owner, Role};
-use crate::recover::Pace;
 use crate::segment::Segment;
 use crate::watch;
 
@@ -28,8 +27,6 @@ pub struct Session {
     me: AtomicU32,
     /// For each object: generation << 32 | handles in this process.
     locals: Box<[AtomicU64]>,
-    /// A [`Pace`].
-    pace: AtomicU32,
     next: AtomicPtr<Session>,
 }
 
@@ -141,7 +138,6 @@ impl Session {
             kinds,
             me: AtomicU32::new(0),
             locals,
-            pace: AtomicU32::new(Pace::Calm as u32),
             next: AtomicPtr::default(),
         }
     }
@@ -242,22 +238,11 @@ impl Session {
         };
         self.slot(me.slot())?.say_goodbye(exit_code);
         crash_point!("process.leave.published");
-        self.part()?;
+        let parted = self.part();
         crash_point!("process.leave.unheld");
+        // Whatever could not be done now is done once this process has ended: it must not wait for anybody any more.
         self.me.store(0, Ordering::Release);
-        Ok(())
-    }
-
-    pub(crate) fn pace(&self) -> Pace {
-        match self.pace.load(Ordering::Relaxed) {
-            0 => Pace::Calm,
-            1 => Pace::Brisk,
-            _ => Pace::HeldUp,
-        }
-    }
-
-    pub(crate) fn set_pace(&self, pace: Pace) {
-        self.pace.store(pace as u32, Ordering::Relaxed);
+        parted
     }
 
     /// There is something to do for whoever looks for dead members next.
@@ -310,7 +295,6 @@ fn after_fork_in_child() {
     let slot = NEXT_FORK.take();
     each(|s| {
         let was_member = s.me.swap(0, Ordering::AcqRel) != 0;
-        s.set_pace(Pace::Calm);
         if let Some(NextFork::Takes(session, owner)) = slot
             && was_member
             && session == s.id()

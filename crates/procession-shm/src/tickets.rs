@@ -20,6 +20,12 @@ impl Session {
         crash_point!("ticket.made");
         let entry = handle.entry();
         let mut txn = self.header().objects_guard.lock(self)?;
+        if entry.kind().is_none() || entry.generation() != handle.generation() {
+            // This process has said goodbye meanwhile.
+            drop(txn);
+            self.free_block(at)?;
+            return Err(ShmError::Gone);
+        }
         txn.set(
             &entry.refs,
             entry.refs.load(Ordering::Relaxed).wrapping_add(1),

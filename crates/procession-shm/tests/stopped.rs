@@ -272,9 +272,9 @@ fn dropping_the_last_handle_to_what_somebody_recovers() {
     let body = entry.body.load(Ordering::SeqCst);
     holder.kill();
     assert_eq!(holder.end(), Exit::Signal(9));
-    let passes = session
-        .entries()
-        .filter(|(i, entry)| *i <= index && entry.kind().is_some());
+    let passes = session.entries().filter(|(i, entry)| {
+        *i <= index && entry.kind().is_some() && entry.link.load(Ordering::SeqCst) == 0
+    });
     world.diary.write(0, passes.count() as u64);
     eventually("the child is stopped", || is_stopped(&child));
     drop(dropped);

@@ -8,11 +8,11 @@ const TASK: u64 = 1 << 40;
 pub(super) struct Allowance(u64);
 
 impl Allowance {
-    /// For a worker that may run `max` tasks in all, zero for any number, and has used up so much.
+    /// For a worker that may run `max` tasks in all, zero (or more than can be counted) for any number, and has used up so much.
     pub(super) fn new(max: u64, used: u64) -> Self {
-        match max {
-            0 => Self(u64::MAX),
-            max => Self(max.saturating_mul(TASK).saturating_sub(used)),
+        match max.checked_mul(TASK) {
+            None | Some(0) => Self(u64::MAX),
+            Some(all) => Self(all.saturating_sub(used)),
         }
     }
 
@@ -61,6 +61,7 @@ mod tests {
     fn without_a_limit_nothing_is_used_up() {
         let any = Allowance::new(0, u64::MAX);
         assert!(!any.is_used_up());
+        assert_eq!(Allowance::new(1 << 24, u64::MAX), any);
         assert_eq!(any.items(1), Allowance::new(0, 0).items(1));
         assert!(any.items(0) > 1 << 20);
         assert_eq!(Allowance::new(1, 0).items(u64::MAX), TASK);
