@@ -41,10 +41,11 @@ class Callbacks:
         with self._lock:
             if result._has_come():
                 return
-            result._handed = True
             here = self._gone or not self._start()
             if not here:
+                # Twice, should a signal's handler raise before it is noted, does no harm.
                 self._waiting.put((result, success, value))
+            result._handed = True
         if here:
             # The pool has ended, and whoever asks for its results learns so.
             self._call(result, success, value)
@@ -55,16 +56,22 @@ class Callbacks:
 
     def _start(self) -> bool:
         """See to it that there is a thread; false if there cannot be one."""
-        if self._thread is None and not self._starting:
+        if self._thread is not None or self._starting:
+            return True
+        try:
             self._starting = True
-            try:
-                thread = threading.Thread(target=self._run, name="pool callbacks", daemon=True)
-                thread.start()
-                self._thread = thread
-            except RuntimeError:
-                return False
-            finally:
-                self._starting = False
+            thread = threading.Thread(target=self._run, name="pool callbacks", daemon=True)
+            self._thread = thread
+            thread.start()
+        except BaseException as error:
+            if self._thread is not None and self._thread.ident is None:
+                self._thread = None
+            if not isinstance(error, RuntimeError):
+                # Of a signal's handler; the result is settled again.
+                raise
+            return self._thread is not None
+        finally:
+            self._starting = False
         return True
 
     def _run(self) -> None:
@@ -97,7 +104,8 @@ class Callbacks:
         result._waiters.append(told)
         try:
             while not result._done:
-                if result._handed and self._help(result):
+                # Whoever only looks, or has a time to keep, does not call others' callbacks.
+                if timeout is None and result._handed and self._help(result):
                     break
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
                 if not told.wait(left):

@@ -196,15 +196,15 @@ class Imaps(Maps):
             most = min(source.window // 4, MOST_TAKEN) or 1
             if self._core.take(job, iterator._ordered, most, iterator._taken):
                 continue
+            if source.source is None and self._core.is_exhausted(job):
+                self._core.close_job(job)
+                self._tasks.pop(job, None)
+                return None
             if self._stopped:
                 # What was fed has been told.
                 source.given += 1
                 source.last = source.given
                 return False, TaskCancelled("the pool was terminated")
-            if source.source is None and self._core.is_exhausted(job):
-                self._core.close_job(job)
-                self._tasks.pop(job, None)
-                return None
             if source.source is not None:
                 fed, claimed, _, _ = self._core.progress(job)
                 # The workers have taken all there was: look further ahead.

@@ -192,10 +192,11 @@ class Maps:
             result._left = []
         if result._left:
             # By themselves, at the end of the job.
-            left, result._left = result._left, []
-            result._places = [place for place, _ in left]
             self._core.no_batches(job)
-            result._source = iter([item for _, item in left])
+            places = [place for place, _ in result._left]
+            again = [item for _, item in result._left]
+            # At once: if a signal's handler raises, all of it was done or none.
+            result._places, result._source, result._left = places, iter(again), []
             return self._feed_map(result)
         result._batched = False
         self._core.seal(job)

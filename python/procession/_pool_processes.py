@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # In a row; then something is wrong that a next try does not mend.
 MOST_FAILURES = 10
 
+# The engine takes larger chunks for as large.
+MOST_CHUNK = 1 << 31
+
 # Seconds between two looks for workers that have died while nobody waits.
 LOOK_EVERY = 0.25
 
@@ -214,7 +217,7 @@ class Processes(Calls):
         self, mode: int, func: Any, total: int | None, ordered: bool, options: Options, chunk: int
     ) -> int | None:
         function = None if mode == APPLY else (mode, func)
-        terms = (function, total, ordered, options.timeout, options.retries, chunk)
+        terms = (function, total, ordered, options.timeout, options.retries, min(chunk, MOST_CHUNK))
         job = self._core.open_job(*terms)
         if job is None:
             self._make_room()
@@ -273,7 +276,7 @@ class Processes(Calls):
             self._watch_call(result)
             return
         with self._acting:
-            if not result._done:
+            if not result._has_come():
                 self._watched_maps.add(result)
         self._supervise()
 
@@ -382,6 +385,9 @@ class Processes(Calls):
         ours = [stream.job for stream in streams if self._collect_if_free(stream)]
         for result in list(self._watched_maps):
             self._drive_map(result, time.monotonic())
+        for result in list(self._watched_maps):
+            if result._has_come():
+                self._watched_maps.discard(result)
         jobs = [(job, ANY) for job in ours]
         jobs += [(r._job, NEXT) for r in self._watched_maps if r._job is not None]
         # Others collect what is not ours, as long as they wait for something.
@@ -402,10 +408,11 @@ class Processes(Calls):
         unfed = self._unfed_maps()
         unfed = unfed or any(i._input.source is not None for i in list(self._imaps.values()))
         if not unfed:
-            self._sealed = True
             for stream in list(self._streams.values()):
                 self._core.seal(stream.job)
             self._core.close()
+            # Last: it is done again if a signal's handler raises before this.
+            self._sealed = True
             self._act()
 
     def terminate(self) -> None:
@@ -427,6 +434,8 @@ class Processes(Calls):
 
     def join(self) -> None:
         """Wait until all work is done and the workers have left."""
+        # Should a signal's handler have raised in close().
+        self._closing = True
         # A worker that has just left the pool will have ended in a moment.
         pause = FIRST_PAUSE
         while not self._ended:

@@ -234,22 +234,17 @@ class IMapIterator:
         """Return the next result; TimeoutError if it takes too long."""
         deadline = None if timeout is None else time.monotonic() + timeout
         item: tuple[bool, Any] | None
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
-            # Another thread is reading.
-            raise TimeoutError
-        try:
-            pool = self._pool
-            if pool is None:
-                raise StopIteration
-            if self._taken and self._input.given != self._input.last:
-                self._input.given += 1
-                item = self._taken.popleft()
-            else:
-                item = pool._next(self, deadline)
-            if item is None:
-                self._pool = None
-        finally:
-            self._lock.release()
+        if timeout is None:
+            with self._lock:
+                item = self._take(None)
+        else:
+            if not self._lock.acquire(timeout=max(timeout, 0.0)):
+                # Another thread is reading.
+                raise TimeoutError
+            try:
+                item = self._take(deadline)
+            finally:
+                self._lock.release()
         if item is None:
             error, self._input.error = self._input.error, None
             if error is None:
@@ -263,6 +258,19 @@ class IMapIterator:
         if success:
             return value
         raise value
+
+    def _take(self, deadline: float | None) -> tuple[bool, Any] | None:
+        """The next outcome, for whoever has the lock; None at the end."""
+        pool = self._pool
+        if pool is None:
+            raise StopIteration
+        if self._taken and self._input.given != self._input.last:
+            self._input.given += 1
+            return self._taken.popleft()
+        item: tuple[bool, Any] | None = pool._next(self, deadline)
+        if item is None:
+            self._pool = None
+        return item
 
     def __next__(self) -> Any:
         return self.next()

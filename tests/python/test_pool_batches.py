@@ -196,6 +196,16 @@ def test_objects_are_pickled_together(pool: Any, monkeypatch: Any) -> None:
         assert (b == d).all()
 
 
+def test_large_objects_among_small_ones(pool: Any, monkeypatch: Any) -> None:
+    seen = batches_of(pool, monkeypatch)
+    records = [Record(i, "x" * 40_000 if 5000 <= i < 5100 else "") for i in range(COUNT)]
+    for _ in range(30):
+        assert pool.map(number_of, records) == list(range(COUNT))
+        if seen[-1] < COUNT // 2:
+            break
+    assert seen[-1] < COUNT // 2, f"single items from there on: {seen}"
+
+
 def test_one_of_many_objects_cannot_be_pickled(pool: Any) -> None:
     records: list[Any] = [Record(i, "") for i in range(COUNT)]
     records[15_000] = lambda: 0

@@ -185,6 +185,17 @@ def test_whoever_waits_for_input_learns_that_the_pool_is_terminated() -> None:
     source.items.put(None)
 
 
+@pytest.mark.parametrize("kind", [list, iter])
+def test_an_imap_that_was_read_ends_after_the_pool(kind: Any) -> None:
+    with procession.get_context("fork").Pool(2) as pool:
+        results = pool.imap(same, kind([1, 2, 3]))
+        unread = pool.imap(same, kind([1, 2, 3]))
+        assert [next(results) for _ in range(3)] == [1, 2, 3]
+        time.sleep(0.05)
+    assert list(results) == []
+    del unread
+
+
 def test_a_timeout_while_another_thread_reads(pool: Any) -> None:
     source = Blocking()
     results = pool.imap(same, source)

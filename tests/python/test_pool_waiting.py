@@ -185,9 +185,13 @@ def test_a_callback_may_use_the_pool(pool: Any) -> None:
         got.append(pool.apply(same, (value + 1,)))
         # One whose callback would come behind this one.
         others.append(pool.apply_async(same, (5,), callback=got.append))
-        got.append(others[0].get(LIMIT) + 1)
+        got.append(others[0].get() + 1)
+        # Looking calls nobody's callback, nor does waiting for some time.
+        assert not result.ready()
+        with pytest.raises(procession.TimeoutError):
+            result.get(0.01)
         with pytest.raises(RuntimeError, match="its own result"):
-            result.get(LIMIT)
+            result.get()
 
     gate = threading.Event()
     ahead = pool.apply_async(same, (0,), callback=lambda _: gate.wait(LIMIT))
@@ -204,7 +208,7 @@ def test_a_callback_waits_for_one_that_another_thread_brings(pool: Any) -> None:
     second: list[Any] = []
 
     def callback(value: Any) -> None:
-        got.append((value, second[0].get(LIMIT)))
+        got.append((value, second[0].get()))
         pool.apply(same, (0,))
         done.set()
 
@@ -355,6 +359,20 @@ def test_what_a_signals_handler_raises_costs_no_result(pool: Any, method: str) -
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_map_whose_callback_runs_may_be_sent(pool: Any, eventually: Eventually) -> None:
+    gate = threading.Event()
+    result = pool.map_async(same, [1], callback=lambda _: gate.wait(LIMIT))
+    eventually(lambda: result._handed)
+    sent = pool.apply_async(get, (result,))
+    eventually(lambda: not pool._engine._watched_maps, "nobody waits for a map that has come")
+    gate.set()
+    assert sent.get(LIMIT) == [1]
+
+
+def get(result: Any) -> Any:
+    return result.get(LIMIT)
 
 
 def test_a_pool_that_is_dropped_with_results_to_come(eventually: Eventually) -> None:

@@ -312,6 +312,10 @@ impl PoolCore {
         if count == 0 {
             return Ok(Listed::Ended(0));
         }
+        if count == 1 {
+            // Large ones go alone; from time to time it is looked whether they still are.
+            lock(batches).bytes_each /= 2;
+        }
         let mut encoded = Encoded::new(self.session);
         let list = PyList::new(py, &together)?;
         if count == 1 || !is_encoded(py, encoded.encode_listed(py, &list, feed.repeated.as_ref()))?
