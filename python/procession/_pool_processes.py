@@ -350,8 +350,14 @@ class Processes(Calls):
             supervisor = threading.Thread(
                 target=_supervise, args=(weakref.ref(self),), name="pool supervisor", daemon=True
             )
-            supervisor.start()
+            # It asks at once whether it is the one.
             self._supervisor = supervisor
+            try:
+                supervisor.start()
+            except BaseException:
+                if supervisor.ident is None:
+                    self._supervisor = None
+                raise
 
     def _supervise_once(self) -> bool:
         """One round of the supervisor; false when there is nothing more to do, ever."""
