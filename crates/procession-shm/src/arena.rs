@@ -303,7 +303,8 @@ impl Session {
         Ok(())
     }
 
-    /// The block that the record is of is to be freed, and cannot be now: whoever looks for dead members next does it.
+    /// The block that the record is of is to be freed, and cannot be now: whoever looks for dead members next does it. Should
+    /// we die before we have called for that, our death is a call.
     pub(crate) fn discard(&self, record: &BlockRecord) {
         let owner = BlockOwner::from_word(record.owner.load(Ordering::Acquire));
         if owner != BlockOwner::FREE {

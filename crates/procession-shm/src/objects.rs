@@ -228,15 +228,8 @@ impl Session {
         self.register_object(kind, body, name, link)
     }
 
-    /// Makes an object of a block of this process that holds its structure already. Where that fails, the block is freed.
-    pub fn register_object(
-        &'static self,
-        kind: u8,
-        body: u64,
-        name: &str,
-        link: Option<&Handle>,
-    ) -> Result<Handle, ShmError> {
-        let me = self.me()?;
+    /// A free entry of the table, in a section of its guard; `None` if all are taken.
+    fn take_entry(&'static self) -> Result<Option<(Txn<'static>, u32)>, ShmError> {
         let header = self.header();
         let mut txn = header.objects_guard.lock(self)?;
         let high = header.object_high.load(Ordering::Relaxed);
@@ -252,7 +245,30 @@ impl Session {
             txn.set(&header.object_high, high + 1);
             high as u32
         } else {
-            drop(txn);
+            return Ok(None);
+        };
+        Ok(Some((txn, index)))
+    }
+
+    /// Makes an object of a block of this process that holds its structure already. Where that fails, the block is freed.
+    pub fn register_object(
+        &'static self,
+        kind: u8,
+        body: u64,
+        name: &str,
+        link: Option<&Handle>,
+    ) -> Result<Handle, ShmError> {
+        let me = self.me()?;
+        let header = self.header();
+        let taken = match self.take_entry()? {
+            None => {
+                // Those of members may be there whose end nobody has looked for.
+                self.recover_now()?;
+                self.take_entry()?
+            }
+            taken => taken,
+        };
+        let Some((mut txn, index)) = taken else {
             self.free_raw(body)?;
             return Err(ShmError::TableFull(
                 "shared objects",
@@ -336,7 +352,7 @@ impl Session {
             let body = entry.body.load(Ordering::Relaxed);
             let header = self.header();
             let Some(mut txn) = self.enter_to_free(&header.objects_guard)? else {
-                // Nobody's matter, and so that of whoever looks for dead members next.
+                // Nobody's matter, and so that of whoever looks for dead members next; as in `discard`.
                 entry.creator.store(0, Ordering::Release);
                 self.call_for_recovery();
                 return Ok(());

@@ -8,8 +8,8 @@ use common::{Inventory, calmly, eventually, inside, start, within};
 use procession_shm::pipe::{self, PipeEnd};
 use procession_shm::primitive::Ordering;
 use procession_shm::ring::{Message, Ring, RingOptions};
-use procession_shm::sync::Ticket;
-use procession_shm::{WaitError, kinds};
+use procession_shm::sync::{Event, Ticket};
+use procession_shm::{ShmError, WaitError, fault, kinds};
 use procession_sys::process::Exit;
 
 /// Waiters that one condition can have at a time.
@@ -60,6 +60,32 @@ fn child() {
             world.diary.write(8, 1);
             eventually("it is told to go", || world.diary.read(9) == 1);
         }
+        // Objects of its own, until there is room for only a few more.
+        "fill" => {
+            let there = session.entries().filter(|(_, e)| e.kind().is_some());
+            let room = session.geometry().objects as usize - there.count() - 10;
+            let all: Vec<Event> = (0..room)
+                .map(|_| Event::create(session, "own").unwrap())
+                .collect();
+            session.leave(0).unwrap();
+            std::mem::forget(all);
+        }
+        // As it finds the table of objects taken by one who is stopped.
+        "leave" => {
+            let own = Event::create(session, "own").unwrap();
+            world.diary.write(0, 1);
+            eventually("the other one is stopped", || world.diary.read(1) == 1);
+            assert_eq!(session.leave(0), Err(ShmError::Busy));
+            assert!(session.current().is_none());
+            // Waits for nobody.
+            drop(own);
+            drop(world);
+        }
+        "create" => {
+            fault::arm_stop("object.create.filled", 1);
+            drop(Event::create(session, "another").unwrap());
+            session.leave(0).unwrap();
+        }
         other => panic!("no task {other}"),
     }
     std::process::exit(0);
@@ -101,6 +127,40 @@ fn the_notification_of_a_waiter_who_left() {
     assert_eq!(child.end(), Exit::Code(0));
     session.exited(child.owner, 0).unwrap();
     world.exercise();
+}
+
+#[test]
+fn the_objects_of_one_whose_end_nobody_has_looked_for() {
+    let session = kinds::create("other", None).unwrap();
+    let world = World::create(session);
+    let mut child = start(session, "fill", &world.names(), "");
+    assert_eq!(child.end(), Exit::Code(0));
+    let more: Vec<Event> = (0..100)
+        .map(|_| Event::create(session, "more").unwrap())
+        .collect();
+    drop(more);
+    session.exited(child.owner, 0).unwrap();
+    world.exercise();
+}
+
+#[test]
+fn a_goodbye_while_another_one_is_stopped() {
+    let session = kinds::create("other", None).unwrap();
+    let before = Inventory::take(session);
+    let world = World::create(session);
+    let mut leaving = start(session, "leave", &world.names(), "");
+    eventually("the child is there", || world.diary.read(0) == 1);
+    let mut stopped = start(session, "create", &world.names(), "");
+    eventually("the other one is stopped", || stopped.is_stopped());
+    world.diary.write(1, 1);
+    assert_eq!(leaving.end(), Exit::Code(0));
+    stopped.go_on();
+    assert_eq!(stopped.end(), Exit::Code(0));
+    session.exited(leaving.owner, 0).unwrap();
+    session.exited(stopped.owner, 0).unwrap();
+    world.exercise();
+    drop(world);
+    assert_eq!(Inventory::take(session), before);
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::world::{SHAPES, World};
-use common::{Child, Inventory, calmly, eventually, inside, start, within};
+use common::{Inventory, calmly, eventually, inside, start, within};
 use procession_shm::arena::BlockOwner;
 use procession_shm::board::{Board, JobOptions, Next, OwnedJob, Seat, Taken};
 use procession_shm::primitive::Ordering;
@@ -111,7 +111,7 @@ fn stopped_in(
     meanwhile: impl FnOnce(&World),
 ) -> (World, String) {
     let mut child = start(session, task, &world.names(), point);
-    eventually("the child is stopped", || is_stopped(&child));
+    eventually("the child is stopped", || child.is_stopped());
     meanwhile(&world);
     // Nobody took it for dead.
     session.recover_now().unwrap();
@@ -121,11 +121,6 @@ fn stopped_in(
     session.exited(child.owner, 0).unwrap();
     let report = child.report();
     (world, report)
-}
-
-fn is_stopped(child: &Child) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.pid)).unwrap();
-    stat.rsplit(") ").next().unwrap().starts_with('T')
 }
 
 #[test]
@@ -276,7 +271,7 @@ fn dropping_the_last_handle_to_what_somebody_recovers() {
         *i <= index && entry.kind().is_some() && entry.link.load(Ordering::SeqCst) == 0
     });
     world.diary.write(0, passes.count() as u64);
-    eventually("the child is stopped", || is_stopped(&child));
+    eventually("the child is stopped", || child.is_stopped());
     drop(dropped);
     let owner = session.block(body).unwrap().owner.load(Ordering::SeqCst);
     assert_eq!(owner, BlockOwner::object(index).word());

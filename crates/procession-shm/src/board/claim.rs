@@ -112,8 +112,9 @@ impl Board {
         Ok(())
     }
 
-    /// Claims a range for the worker of `ledger`, as many items at most as are `left` to it, looking first behind the job `after`. Whatever the
-    /// ledger had is used up (or else it is what is returned). `spare`: see [`super::run::Seat::is_spare`].
+    /// Claims a range for the worker of `ledger`, as many items at most as are `left` to it, looking first behind the job
+    /// `after`. Whatever the ledger had is used up (or else it is what is returned). `spare`: see
+    /// [`super::run::Seat::is_spare`].
     pub(super) fn claim(
         &self,
         ledger: &'static Ledger,

@@ -171,6 +171,12 @@ impl Child {
         self.pidfd.signal(18).unwrap();
     }
 
+    /// Is it stopped?
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    }
+
     /// Waits for its end.
     pub fn end(&mut self) -> Exit {
         assert!(
