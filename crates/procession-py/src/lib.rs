@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+mod batches;
 mod buffer;
 mod codec;
 mod enter;

@@ -4,8 +4,8 @@ use procession_engine::pool::{Collected, Failure, Outcome};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::batches::Items;
 use crate::codec::batch;
-use crate::feed::Items;
 use crate::pool::{EXITED, PoolCore, RETURNED, decode};
 
 impl PoolCore {

@@ -15,9 +15,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::batches::{Batches, Filling};
 use crate::codec::range::Range;
 use crate::codec::{self, Encoded, Repeated};
-use crate::feed::{Batches, Feed, lock};
+use crate::feed::{Feed, lock};
 use crate::outcomes::Lists;
 use crate::{enter, errors, life};
 
@@ -94,21 +95,23 @@ impl PoolCore {
         self.feeds().get(&job_word).cloned().unwrap_or_default()
     }
 
-    /// Gives a job one of many items. That it cannot be pickled is that item's error, and not the others'.
+    /// Gives a job one of many items; `None` if there is no room. False if it cannot be pickled, which is that item's error and
+    /// not the others'.
     pub(crate) fn put(
         &self,
         py: Python<'_>,
         job: JobId,
         obj: &Bound<'_, PyAny>,
         repeated: Option<&Arc<Repeated>>,
-    ) -> PyResult<Option<u64>> {
+    ) -> PyResult<Option<bool>> {
         let mut encoded = Encoded::new(self.session);
         match encoded.encode_item(py, obj, repeated) {
-            Ok(()) => self.send(job, encoded),
+            Ok(()) => Ok(self.send(job, encoded)?.map(|_| true)),
             Err(error) if error.is_instance_of::<PyException>(py) => {
                 drop(encoded);
                 let instead = self.unsent.bind(py).call1((error.into_value(py),))?;
-                self.send(job, Encoded::of(py, self.session, &instead)?)
+                let instead = Encoded::of(py, self.session, &instead)?;
+                Ok(self.send(job, instead)?.map(|_| false))
             }
             Err(error) => Err(error),
         }
@@ -305,7 +308,15 @@ impl PoolCore {
         let feed = self.feed_of(job_word);
         let items = items.try_iter()?;
         if let Some(batches) = &feed.batches {
-            return self.feed_batches(py, id, &feed, batches, &items, limit);
+            let filling = Filling {
+                py,
+                core: self,
+                job: id,
+                feed: &feed,
+                batches,
+                items: &items,
+            };
+            return filling.fill(limit);
         }
         let mut done = 0;
         while done < limit {
