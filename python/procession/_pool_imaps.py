@@ -40,7 +40,6 @@ class Imaps(Maps):
     workers: list[BaseProcess]
     _ended: bool
     _stopped: bool
-    _tasks: dict[int, str]
 
     def __init__(self, processes: int) -> None:
         super().__init__(processes)
@@ -123,19 +122,19 @@ class Imaps(Maps):
                 if self._read(source, room, ordered):
                     self._core.seal(source.job)
                     self._end_input(source)
-                    self._close_when_fed()
                     return False
                 if source.thread is None:
                     break
         except BaseException as error:
-            self._end_input(source)
             if source.thread is None:
+                # Of a signal's handler, perhaps: whoever asks next goes on.
                 raise
+            self._end_input(source)
             # The job may have gone meanwhile, with its reader or with the pool. If not, whoever
             # waits for its outcomes must not do so for ever.
             if not (source.closed or self._stopped):
                 source.error = source.error or error
-                self._core.close_job(source.job)
+                self._close_job(source.job)
             return False
         return True
 
@@ -167,8 +166,7 @@ class Imaps(Maps):
         source = iterator._input
         source.closed = iterator._detached = True
         self._imaps.pop(job, None)
-        self._core.close_job(job)
-        self._forget(job)
+        self._close_job(job)
         if source.thread is None:
             self._end_input(source)
         else:
@@ -184,7 +182,7 @@ class Imaps(Maps):
         while True:
             if source.given == source.last:
                 if not iterator._detached:
-                    self._core.close_job(job)
+                    self._close_job(job)
                 return None
             if iterator._taken:
                 source.given += 1
@@ -197,8 +195,7 @@ class Imaps(Maps):
             if self._core.take(job, iterator._ordered, most, iterator._taken):
                 continue
             if source.source is None and self._core.is_exhausted(job):
-                self._core.close_job(job)
-                self._tasks.pop(job, None)
+                self._close_job(job)
                 return None
             if self._stopped:
                 # What was fed has been told.
@@ -266,8 +263,7 @@ class Imaps(Maps):
                 while taken := self._core.take(job, iterator._ordered, MOST_TAKEN, deque()):
                     iterator._input.given += taken
                 if iterator._input.source is None and self._core.is_exhausted(job):
-                    self._core.close_job(job)
-                    self._tasks.pop(job, None)
+                    self._close_job(job)
                     iterator._detached = True
                     self._unread.discard(iterator)
 
@@ -305,7 +301,7 @@ class Imaps(Maps):
         try:
             self._core.take(job, iterator._ordered, fed, iterator._taken)
             if self._core.is_exhausted(job):
-                self._core.close_job(job)
+                self._close_job(job)
             iterator._detached = True
         finally:
             iterator._lock.release()

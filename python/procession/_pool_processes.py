@@ -253,7 +253,8 @@ class Processes(Calls):
                 self._act()
         return job
 
-    def _forget(self, job: int) -> None:
+    def _close_job(self, job: int) -> None:
+        self._core.close_job(job)
         self._tasks.pop(job, None)
 
     # ----------------------------------------------------------------------------- results

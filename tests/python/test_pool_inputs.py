@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -186,12 +185,12 @@ def test_whoever_waits_for_input_learns_that_the_pool_is_terminated() -> None:
 
 
 @pytest.mark.parametrize("kind", [list, iter])
-def test_an_imap_that_was_read_ends_after_the_pool(kind: Any) -> None:
+def test_an_imap_that_was_read_ends_after_the_pool(kind: Any, eventually: Eventually) -> None:
     with procession.get_context("fork").Pool(2) as pool:
         results = pool.imap(same, kind([1, 2, 3]))
         unread = pool.imap(same, kind([1, 2, 3]))
         assert [next(results) for _ in range(3)] == [1, 2, 3]
-        time.sleep(0.05)
+        eventually(lambda: results._input.source is None, "its input has been read to the end")
     assert list(results) == []
     del unread
 
@@ -250,10 +249,13 @@ def test_a_death_while_the_input_waits() -> None:
 
 
 def test_many_at_a_time(pool: Any) -> None:
-    def slow(count: int) -> Iterator[int]:
-        for i in range(count):
-            time.sleep(0.0005)
-            yield i
-
-    imaps = [pool.imap(same, slow(100)) for _ in range(20)]
-    assert [list(one) for one in imaps] == [list(range(100))] * 20
+    sources = [Blocking() for _ in range(20)]
+    imaps = [pool.imap(same, source) for source in sources]
+    for i in range(50):
+        for source in sources:
+            source.items.put(i)
+        if i % 10 == 0:
+            assert [one.next(LIMIT) for one in imaps] == [i // 10] * 20
+    for source in sources:
+        source.items.put(None)
+    assert [list(one) for one in imaps] == [list(range(5, 50))] * 20

@@ -25,9 +25,9 @@ def same(x: Any) -> Any:
     return x
 
 
-def later(x: Any) -> Any:
-    time.sleep(0.002)
-    return x
+def wait_for(event: Any) -> int:
+    assert event.wait(LIMIT)
+    return 1
 
 
 def fail(x: Any) -> Any:
@@ -62,38 +62,55 @@ def in_threads(count: int, body: Callable[[int], None]) -> None:
 def test_each_thread_gets_its_own(pool: Any) -> None:
     def body(number: int) -> None:
         for i in range(50):
-            assert pool.apply(later, ((number, i),)) == (number, i)
+            assert pool.apply(same, ((number, i),)) == (number, i)
 
     in_threads(8, body)
 
 
-def test_many_threads_get_one_result(pool: Any) -> None:
-    for _ in range(20):
-        result = pool.apply_async(later, (1,))
-        in_threads(8, lambda _, result=result: _equal(result.get(LIMIT), 1))
+def waiting(result: Any) -> int:
+    """How many threads wait for a result that another one is to bring."""
+    return len(result._waiters)
 
 
-def _equal(a: Any, b: Any) -> None:
-    assert a == b
+def test_many_threads_get_one_result(pool: Any, eventually: Eventually) -> None:
+    for _ in range(10):
+        event = procession.get_context("fork").Event()
+        result = pool.apply_async(wait_for, (event,))
+
+        def body(number: int, result: Any = result, event: Any = event) -> None:
+            if number == 8:
+                eventually(lambda: waiting(result) == 7, "all but the one that collects")
+                event.set()
+            assert result.get(LIMIT) == 1
+
+        in_threads(9, body)
 
 
-def test_whoever_waits_alone_is_not_left(pool: Any) -> None:
+def test_whoever_waits_alone_is_not_left(pool: Any, eventually: Eventually) -> None:
     """The one that collects for all leaves; another must go on, and no other one is there."""
-    gate = pool.apply_async(time.sleep, (0.2,))
-    long = pool.apply_async(time.sleep, (0.6,))
-    leading = threading.Thread(target=gate.wait, daemon=True)
-    leading.start()
+    first, last = (procession.get_context("fork").Event() for _ in range(2))
+    gate, long = pool.apply_async(wait_for, (first,)), pool.apply_async(wait_for, (last,))
+    left, tired = threading.Event(), threading.Event()
 
     def body(number: int) -> None:
         if number == 0:
+            assert gate.get(LIMIT) == 1
+            left.set()
+        elif number == 1:
             # Leaves although its result is not there.
             with pytest.raises(procession.TimeoutError):
-                long.get(0.05)
+                long.get(0.01)
+            tired.set()
+        elif number == 2:
+            assert tired.wait(LIMIT)
+            eventually(lambda: waiting(long) + waiting(gate) >= 3, "all but the one that collects")
+            first.set()
+            assert left.wait(LIMIT)
+            last.set()
         else:
-            long.get(LIMIT)
+            assert long.get(LIMIT) == 1
 
-    in_threads(4, body)
-    leading.join(LIMIT)
+    in_threads(6, body)
 
 
 def test_a_signal_handler_may_wait_for_a_result(pool: Any) -> None:
@@ -202,24 +219,28 @@ def test_a_callback_may_use_the_pool(pool: Any) -> None:
     assert got == [2, 5, 6]
 
 
-def test_a_callback_waits_for_one_that_another_thread_brings(pool: Any) -> None:
-    """The main thread collects both; one's callback is to be called while the other's waits."""
+def test_a_callback_waits_for_one_that_another_thread_brings(eventually: Eventually) -> None:
+    """A thread collects both; one's callback is to be called while the other's waits for it."""
     got: list[Any] = []
-    second: list[Any] = []
-
-    def callback(value: Any) -> None:
-        got.append((value, second[0].get()))
-        pool.apply(same, (0,))
-        done.set()
-
-    done = threading.Event()
-    first = pool.apply_async(later, (1,), callback=callback)
-    second.append(pool.apply_async(time.sleep, (0.3,), callback=got.append))
-    last = pool.apply_async(time.sleep, (0.6,))
-    assert last.get(LIMIT) is None
-    assert first.get(LIMIT) == 1
-    assert done.is_set()
-    assert got == [None, (1, None)]
+    context = procession.get_context("fork")
+    short, long = context.Event(), context.Event()
+    with context.Pool(3) as pool:
+        last = pool.apply_async(wait_for, (long,))
+        collecting = threading.Thread(target=last.get, args=(LIMIT,), daemon=True)
+        collecting.start()
+        eventually(lambda: not last._key[0].is_free(), "the thread collects")
+        second = pool.apply_async(wait_for, (short,), callback=got.append)
+        first = pool.apply_async(
+            same, (0,), callback=lambda value: got.append((value, second.get()))
+        )
+        eventually(lambda: waiting(second) == 1, "the callback waits for the thread")
+        short.set()
+        assert first.get(LIMIT) == 0
+        assert got == [1, (0, 1)]
+        # All that time it did.
+        assert collecting.is_alive()
+        long.set()
+        collecting.join(LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["processes", "threads"])
@@ -230,7 +251,9 @@ def test_callbacks_come_one_after_the_other(kind: str) -> None:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        time.sleep(0.001)
+        for _ in range(20):
+            # Others may run.
+            time.sleep(0)
         inside -= 1
 
     with procession.get_context("fork").Pool(2) if kind == "processes" else ThreadPool(4) as pool:
@@ -309,6 +332,38 @@ def test_waiting_for_one_that_could_not_be_sent(pool: Any) -> None:
 class Interrupts:
     def __reduce__(self) -> Any:
         raise KeyboardInterrupt
+
+
+class Rings:
+    """As if a signal's handler raised while it is pickled for the first time."""
+
+    rung = False
+
+    def __reduce__(self) -> Any:
+        if not self.rung:
+            self.rung = True
+            raise Alarm
+        return Rings, ()
+
+
+def test_what_a_signals_handler_raises_while_items_are_pickled_is_not_lost(pool: Any) -> None:
+    # Quick calls before it, so that it is one of a batch; and items that are pickled by themselves.
+    for items in ([Plain() for _ in range(5000)], [1] * 5000):
+        for _ in range(30):
+            try:
+                pool.map(kind, [*items, Rings(), *items])
+            except Alarm:
+                break
+        else:
+            pytest.fail("it was not raised, whether in a batch or alone")
+
+
+class Plain:
+    pass
+
+
+def kind(item: Any) -> str:
+    return type(item).__name__
 
 
 @pytest.mark.parametrize("ahead", [0, 5000])
