@@ -235,6 +235,28 @@ def test_an_input_leaves_nothing_behind(pool: Any) -> None:
         gc.enable()
 
 
+def test_an_interrupt_while_a_list_is_read_costs_nothing(monkeypatch: Any) -> None:
+    with procession.get_context("fork").Pool(2) as pool:
+        results = pool.imap(same, list(range(1000)))
+        read, interrupts = pool._engine._room_for, iter([KeyboardInterrupt()] * 3)
+
+        def interrupted(source: Any) -> int:
+            for interrupt in interrupts:
+                raise interrupt
+            room: int = read(source)
+            return room
+
+        monkeypatch.setattr(pool._engine, "_room_for", interrupted)
+        got: list[int] = []
+        while len(got) < 1000:
+            try:
+                got.append(results.next(LIMIT))
+            except KeyboardInterrupt:
+                continue
+    assert got == list(range(1000))
+    assert not list(interrupts), "it was interrupted"
+
+
 def test_a_death_while_the_input_waits() -> None:
     source = Blocking(1, 2, 3)
     with procession.get_context("fork").Pool(2) as pool:
